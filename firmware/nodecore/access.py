@@ -35,6 +35,9 @@ TABLE = {
         "stop_pressed": ("settling", "end"),
         "estop_opened": ("settling", "end"),
         "meter_silent": ("settling", "end"),
+        "relay_dropped": ("settling", "end"),
+        "flash_failed": ("settling", "end"),
+        "program_failed": ("settling", "end"),
     },
     "settling": {
         "badge_absent": ("settling", ""),
@@ -48,7 +51,8 @@ TABLE = {
 STATE_NUMBERS = {"spent": 0, "idle": 1, "refused": 2, "session": 3, "settling": 4}
 RELAY_STATES = ("session",)
 
-END_REASONS = {"badge_absent": 1, "stop_pressed": 2, "estop_opened": 3, "meter_silent": 4}
+END_REASONS = {"badge_absent": 1, "stop_pressed": 2, "estop_opened": 3, "meter_silent": 4, "flash_failed": 6,
+               "program_failed": 7, "relay_dropped": 7}
 """The number in wire.ENDS of each event that ends a session."""
 
 

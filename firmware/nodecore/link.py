@@ -4,6 +4,7 @@ No ports and no clock: frames and counter readings come in, frames go out. Rules
 - Events are sent in order from the one behind the last acknowledgement; a batch is sent again, with back-off, until the
   acknowledgement covers it.
 - An acknowledgement is bound to journal_id and only ever grows, so it needs no counter.
+- `greet` asks for a greeting and grants nothing, so it needs none either.
 - Every other frame from the collector carries this boot's nonce and a counter that must grow: a replay is refused and counted.
 - Nothing heard for `SILENCE_MS` means that the collector may be new: the node greets it again.
 """
@@ -53,6 +54,9 @@ class Link:
         if name == "ack":
             self._acknowledged(fields, now)
             return None
+        if name == "greet":
+            self._start_over()
+            return None
         if fields["boot_nonce"] != self._boot_nonce or fields["counter"] <= self._counter_down:
             self.frames_stale += 1
             return None
@@ -82,9 +86,7 @@ class Link:
             data, self._reply = self._reply, None
             return data
         if self.greeted and ticks.reached(now, self._heard_at, SILENCE_MS):
-            self.greeted = False
-            self._wait_ms = 0
-            self._sent_upto = 0
+            self._start_over()
         if not self.greeted:
             return self._send(now, "hello", hello) if self._due(now) else None
         if self._journal.next_seq - 1 > self._journal.acked_seq and self._due(now):
@@ -93,6 +95,11 @@ class Link:
             self._status_at = now
             return self._seal("status", self._numbered(status()))
         return None
+
+    def _start_over(self):
+        self.greeted = False
+        self._wait_ms = 0
+        self._sent_upto = 0
 
     def _due(self, now):
         return self._wait_ms == 0 or ticks.reached(now, self._sent_at, self._wait_ms)

@@ -74,10 +74,11 @@ MESSAGES = {
         "frames_bad", "reader_restarts")),
     4: ("reply", "up", "<IIBIQI", ("boot_nonce", "counter", "result", "boot", "mono_ms", "value")),
     64: ("ack", "down", "<8sI", ("journal_id", "seq")),
-    65: ("clock_set", "down", "<IIQ", ("boot_nonce", "counter", "utc_ms")),
+    65: ("clock_set", "down", "<IIQi", ("boot_nonce", "counter", "utc_ms", "local_offset_s")),
     66: ("roster_begin", "down", "<IIIII32s", ("boot_nonce", "counter", "version", "count", "made_s", "digest")),
     67: ("roster_chunk", "down", "<III", ("boot_nonce", "counter", "offset", "data")),
     68: ("roster_commit", "down", "<III", ("boot_nonce", "counter", "version")),
+    69: ("greet", "down", "<", ()),
 }
 
 FAULTS = {1: "program", 2: "flash", 3: "meter", 4: "reader", 5: "relay_cut_by_timer"}

@@ -1,0 +1,1 @@
+"""One file per chip or port, named role_chip.py."""

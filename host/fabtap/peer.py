@@ -1,0 +1,64 @@
+"""What does a frame from a node mean, and what is the frame that answers it?
+
+Pure: bytes in, fields out, and back. One Peer is one node as one port sees it. A frame is believed only if its tag is right
+under that node's key; `Refused` says why not, in a word that is counted.
+"""
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from nodecore import frame, wire
+
+CHUNK_BYTES = 96
+"""Roster bytes in one down frame: six entries, so that the line stays within frame.DOWN_LINE_MAX."""
+
+
+class Refused(Exception):
+    """A frame that is not believed; its text is the name under which it is counted."""
+
+
+class Message(NamedTuple):
+    """One believed message."""
+
+    node: int
+    name: str
+    fields: dict[str, Any]
+
+
+class Peers:
+    """All nodes whose frames may come; secrets by node number."""
+
+    def __init__(self, secrets: Mapping[int, bytes]) -> None:
+        self._up = {node: frame.Mac(frame.derive_key(secret, b"up")) for node, secret in secrets.items()}
+        self._down = {node: frame.Mac(frame.derive_key(secret, b"down")) for node, secret in secrets.items()}
+
+    def open(self, data: bytes) -> Message:
+        """The message in a frame. Raises Refused: `short_frame`, `unknown_node`, `wrong_mac`, `unknown_message`."""
+        try:
+            _, node = frame.read_head(data)
+        except frame.FrameError:
+            raise Refused("short_frame") from None
+        mac = self._up.get(node)
+        if mac is None:
+            raise Refused("unknown_node")
+        try:
+            number, node, body = frame.open_frame(mac, data)
+        except frame.FrameError:
+            raise Refused("wrong_mac") from None
+        try:
+            name, fields = wire.decode_message(number, body, "up")
+        except wire.WireError:
+            raise Refused("unknown_message") from None
+        return Message(node, name, fields)
+
+    def line(self, node: int, name: str, fields: Mapping[str, Any]) -> bytes:
+        """The line of a message to a node, at most frame.DOWN_LINE_MAX bytes."""
+        number, body = wire.encode_message(name, fields)
+        line = frame.to_line(frame.seal(self._down[node], number, node, body))
+        if len(line) > frame.DOWN_LINE_MAX + 1:
+            raise ValueError(f"{name} makes a line of {len(line)} bytes")
+        return bytes(line)
+
+
+def text_of(field: bytes) -> str:
+    """A name that was padded with zero bytes."""
+    return field.rstrip(b"\0").decode("utf-8", "replace")

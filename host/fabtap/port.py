@@ -1,0 +1,81 @@
+"""How is a node's serial port opened so that the board does not reset, and how do bytes come and go?
+
+The kernel raises DTR and RTS together when a port is opened; boards with an auto-reset circuit reset when only one of the two
+changes. So neither line is touched here: pyserial's own defaults (both on) ask for what is already so, and HUPCL is cleared,
+so that closing does not drop them either.
+"""
+import asyncio
+import os
+import termios
+from pathlib import Path
+
+import serial
+
+from fabtap.problem import Problem
+
+BAUD = 115200
+READ_BYTES = 4096
+
+
+class PortGone(Exception):
+    """The device vanished or hung up."""
+
+
+def open_port(path: str | Path) -> serial.Serial:
+    """An exclusive, non-blocking port. Raises PortGone when there is no such device, Problem when somebody else has it."""
+    try:
+        port = serial.Serial(str(path), BAUD, timeout=0, write_timeout=0, exclusive=True)
+    except serial.SerialException as error:
+        if "lock" in str(error):
+            raise Problem(path, None, "is in use by another program", "Close it there, then try again.") from None
+        raise PortGone(str(error)) from None
+    keep_lines_on_close(port.fileno())
+    return port
+
+
+def keep_lines_on_close(descriptor: int) -> None:
+    """Clear HUPCL: the next close and open leave DTR and RTS as they are."""
+    mode = termios.tcgetattr(descriptor)
+    mode[2] &= ~termios.HUPCL
+    termios.tcsetattr(descriptor, termios.TCSANOW, mode)
+
+
+class AsyncPort:
+    """An open port in an event loop: `read` waits for bytes, `write` never waits."""
+
+    def __init__(self, port: serial.Serial) -> None:
+        self._port = port
+        self._descriptor: int = port.fileno()
+        self._readable = asyncio.Event()
+        self.unsent_bytes = 0
+        asyncio.get_running_loop().add_reader(self._descriptor, self._readable.set)
+
+    async def read(self) -> bytes:
+        """The next bytes. Raises PortGone on hang-up."""
+        while True:
+            await self._readable.wait()
+            self._readable.clear()
+            try:
+                data = os.read(self._descriptor, READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise PortGone(str(error)) from None
+            if not data:
+                raise PortGone("hung up")
+            return data
+
+    def write(self, data: bytes) -> None:
+        """Send a line, or as much as the device takes; the protocol sends again what gets lost."""
+        try:
+            sent = os.write(self._descriptor, data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise PortGone(str(error)) from None
+        self.unsent_bytes += len(data) - sent
+
+    def close(self) -> None:
+        """Give the device back."""
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        self._port.close()
