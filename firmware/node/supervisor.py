@@ -188,9 +188,10 @@ class Node:
                 duration_ms = 0
             power_mw = self._meter.power_mw
             self._energy.add(power_mw, duration_ms)
-            working = self._activity.note(power_mw) == "working"
-            if self._usage:
-                self._usage.note(working, duration_ms)
+            # A reading is the mean of some tenths of a second: only between two that say so was there work for sure.
+            worked = self._activity.state == "working"
+            if self._activity.note(power_mw) == "working" and worked and self._usage:
+                self._usage.note(duration_ms, now)
             self._meter_expected = True
         elif self._meter_expected and self._meter_silent(now):
             self._meter_expected = False
@@ -279,6 +280,9 @@ class Node:
             "board": self._settings["board"].encode(), "firmware": FIRMWARE}
 
     def _status(self):
+        if self._access.state == "idle":
+            # Some 20 ms on a chip: here nobody waits, and a tap's path then rarely has to.
+            gc.collect()
         bad = self._link.frames_bad + self._link.frames_stale + self._lines.bad_lines + self._lines.overlong_lines
         return {
             "mono_ms": self._clock.mono_ms(), "state": access.STATE_NUMBERS[self._access.state],

@@ -14,6 +14,8 @@ RETRY_MIN_MS = 500
 RETRY_MAX_MS = 30000
 SILENCE_MS = 12000
 STATUS_MS = 5000
+STALE = 1
+"""The number of wire.RESULTS for a counter that is not above the last one."""
 BATCH_BYTES = 400
 """Event bytes in one batch; the line that carries it stays below frame.UP_LINE_MAX."""
 
@@ -57,8 +59,13 @@ class Link:
         if name == "greet":
             self._start_over()
             return None
-        if fields["boot_nonce"] != self._boot_nonce or fields["counter"] <= self._counter_down:
+        if fields["boot_nonce"] != self._boot_nonce:
             self.frames_stale += 1
+            return None
+        if fields["counter"] <= self._counter_down:
+            # A replay, or a collector whose database is older than this boot: it is told how far to count on.
+            self.frames_stale += 1
+            self.reply(fields["counter"], STALE, 0, self._counter_down)
             return None
         self._counter_down = fields["counter"]
         self._heard_at = now

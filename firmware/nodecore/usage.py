@@ -27,7 +27,6 @@ class Usage:
             self._on_ms = ticks.elapsed_ms(now, self._started)
             self.reason = reason
 
-    def note(self, working, duration_ms):
-        """Count one meter interval."""
-        if working:
-            self.working_ms += duration_ms
+    def note(self, duration_ms, now):
+        """Count a meter interval of work. Work never lasts longer than the relay was on."""
+        self.working_ms = min(self.working_ms + duration_ms, self.on_ms(now))

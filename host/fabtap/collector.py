@@ -33,6 +33,7 @@ GREET_S = 2.0
 LOOK_S = 2.0
 COUNTS_S = 5.0
 LINE_MAX = frame.UP_LINE_MAX
+STALE = 1
 
 
 class NodeGone(Exception):
@@ -135,8 +136,10 @@ class NodeLink:
     async def look_after(self) -> None:
         """Keep the node's clock and roster right, one command at a time, for as long as the port is there."""
         while True:
+            # Not wait_for: before Python 3.12 it can swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await self._wake.wait()
             self._wake.clear()
             if self._boot_nonce is None:
                 continue
@@ -151,17 +154,25 @@ class NodeLink:
                 self._complaints.note("store_error", str(error))
 
     async def _command(self, name: str, fields: dict[str, Any]) -> dict[str, Any]:
-        """Send a command until the node replies; every try has its own counter."""
+        """Send a command until the node carries it out; every try has its own counter.
+
+        A node that has seen a higher counter says so: the database was restored from a backup, and catches up here.
+        """
+        above = 0
         for _ in range(TRIES):
             nonce = self._boot_nonce
             assert nonce is not None
-            counter = await asyncio.wrap_future(self._collector.writer.next_counter(self.machine.node, nonce))
+            counter = await asyncio.wrap_future(self._collector.writer.next_counter(self.machine.node, nonce, above))
             waiting: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
             self._waiting[counter] = waiting
             now = {"utc_ms": utc_ms()} if name == "clock_set" else {}
             self._send(name, {**fields, **now, "boot_nonce": nonce, "counter": counter})
             try:
-                return {**await asyncio.wait_for(waiting, REPLY_S), **now}
+                async with asyncio.timeout(REPLY_S):
+                    reply = {**await waiting, **now}
+                if reply["result"] != STALE:
+                    return reply
+                above = reply["value"]
             except TimeoutError:
                 self._waiting.pop(counter, None)
         raise NodeGone(f"{self.machine.id} does not answer {name}")

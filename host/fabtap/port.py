@@ -30,7 +30,16 @@ def open_port(path: str | Path) -> serial.Serial:
             raise Problem(path, None, "is in use by another program", "Close it there, then try again.") from None
         raise PortGone(str(error)) from None
     keep_lines_on_close(port.fileno())
+    read_nothing_as_hang_up(port.fileno())
     return port
+
+
+def read_nothing_as_hang_up(descriptor: int) -> None:
+    """VMIN 1 and non-blocking: "nothing there yet" becomes an error of its own, so that no bytes at all means a hang-up."""
+    mode = termios.tcgetattr(descriptor)
+    mode[6][termios.VMIN] = 1
+    termios.tcsetattr(descriptor, termios.TCSANOW, mode)
+    os.set_blocking(descriptor, False)
 
 
 def keep_lines_on_close(descriptor: int) -> None:

@@ -201,12 +201,12 @@ class Writer:
 
         return self._submit(work)
 
-    def next_counter(self, node_id: int, boot_nonce: int) -> Future[int]:
-        """The next command counter of a nonce: 1, 2, ... and never one twice."""
+    def next_counter(self, node_id: int, boot_nonce: int, above: int = 0) -> Future[int]:
+        """The next command counter of a nonce, beyond `above`: 1, 2, ... and never one twice."""
 
         def work(connection: sqlite3.Connection) -> int:
             connection.execute(SQL["add_node"], {"node_id": node_id, "utc_ms": self._clock()})
-            return _one(connection, "next_counter", {"node_id": node_id, "boot_nonce": boot_nonce})
+            return _one(connection, "next_counter", {"node_id": node_id, "boot_nonce": boot_nonce, "above": above})
 
         return self._submit(work)
 

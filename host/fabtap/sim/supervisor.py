@@ -236,9 +236,10 @@ class SimulatedBoard:
         *lines, rest = (bytes(self._line) + data).split(b"\n")
         self._line = bytearray(rest[-2000:])
         for line in lines:
-            text = line.strip()
-            if text and not text.startswith(b"~"):
-                self.note("console", text.decode("utf-8", "replace"))
+            text = line.strip().decode("utf-8", "replace")
+            # Frames are the collector's, and raw REPL's control characters are of no use to a reader.
+            if text and not text.startswith("~") and text.isprintable():
+                self.note("console", text)
 
 
 class Control:

@@ -49,8 +49,8 @@ ON CONFLICT DO UPDATE SET utc_ms = excluded.utc_ms, uncertainty_ms = excluded.un
 WHERE excluded.uncertainty_ms < uncertainty_ms;
 
 -- name: next_counter
-INSERT INTO command_counter (node_id, boot_nonce, counter) VALUES (:node_id, :boot_nonce, 1)
-ON CONFLICT DO UPDATE SET counter = counter + 1 RETURNING counter;
+INSERT INTO command_counter (node_id, boot_nonce, counter) VALUES (:node_id, :boot_nonce, :above + 1)
+ON CONFLICT DO UPDATE SET counter = max(counter, :above) + 1 RETURNING counter;
 
 -- name: add_count
 INSERT INTO port_count (port, name, count) VALUES (:port, :name, :count)

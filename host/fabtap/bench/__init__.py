@@ -1,0 +1,1 @@
+"""The technician's bench: what is put on boards, and how."""

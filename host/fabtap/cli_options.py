@@ -1,0 +1,27 @@
+"""Which options do several commands share, and how is the lab found?"""
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fabtap.boards import board_names
+from fabtap.lab import Lab, Machine, load_lab
+from fabtap.problem import Problem
+
+LabFile = Annotated[Path, typer.Option("--lab", help="The lab's file.", envvar="FABTAP_LAB")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+LAB_DEFAULT = Path("fabtap.toml")
+
+
+def open_lab(path: Path) -> Lab:
+    """Load and check the lab. Raises Problem."""
+    return load_lab(path, board_names())
+
+
+def machine_of(lab: Lab, name: str) -> Machine:
+    """The machine of that id. Raises Problem that lists what there is."""
+    for machine in lab.machines:
+        if machine.id == name:
+            return machine
+    raise Problem(lab.file, None, f"has no machine \"{name}\"",
+                  f"Known machines: {', '.join(machine.id for machine in lab.machines)}.")
