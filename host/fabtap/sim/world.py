@@ -21,6 +21,7 @@ class Use:
     relay_off_s: float | None = None
     energy_j: float = 0.0
     working_s: float = 0.0
+    peak_w: float = 0.0
 
 
 @dataclass
@@ -92,12 +93,15 @@ class World:
             "energy_wh": self.energy_j(now) / 3600,
             "relay_s": sum((use.relay_off_s or now) - use.relay_on_s for use in self.uses),
             "uses": [{"relay_on_s": use.relay_on_s, "relay_s": (use.relay_off_s or now) - use.relay_on_s,
-                      "open": use.relay_off_s is None, "energy_wh": use.energy_j / 3600, "working_s": use.working_s}
+                      "open": use.relay_off_s is None, "energy_wh": use.energy_j / 3600, "working_s": use.working_s,
+                      "peak_w": use.peak_w}
                      for use in self.uses],
         }
 
     def _step(self, at_s: float) -> None:
         watts = self.load_w if self._closed else 0.0
+        if self._closed:
+            self.uses[-1].peak_w = max(self.uses[-1].peak_w, watts)
         self._add(self._steps, at_s, watts)
         self._add(self._working, at_s, 1.0 if watts >= self.working_w else 0.0)
 
