@@ -35,7 +35,7 @@ def wire_up(settings):
     node_clock = clock.Clock()
     reader = reader_mfrc522.Reader(spi, pin_of("reader_select", machine.Pin.OUT, value=1),
                                    pin_of("reader_reset", machine.Pin.OUT, value=1))
-    events = journal.Journal(flash_littlefs.Storage("/journal"), settings["segment_bytes"], settings["journal_records"])
+    events = journal.Journal(flash_littlefs.Storage("/journal", "/ahead"), settings["segment_bytes"], settings["journal_records"])
     events.open(os.urandom(8))
     members = roster_file.RosterFile()
     members.open()

@@ -7,11 +7,31 @@ import os
 
 
 class Storage:
-    """Folders of small files below `root`, for nodecore.journal."""
+    """Folders of small files below `root`, for nodecore.journal, and its note in a folder of its own.
 
-    def __init__(self, root):
+    Alone in its folder the note has its own pair of metadata blocks: overwriting it never splits or copies anything else.
+    """
+
+    def __init__(self, root, note_root):
         self._root = root
+        self._note = note_root + "/event"
         make_folder(root)
+        make_folder(note_root)
+
+    def read_note(self):
+        """The note's bytes, b"" before the first."""
+        try:
+            os.stat(self._note)
+        except OSError:
+            return b""
+        with open(self._note, "rb") as file:
+            return file.read()
+
+    def write_note(self, data):
+        """Put `data` in the note's place; durable on return, and whole or not there at all."""
+        with open(self._note, "wb") as file:
+            if file.write(data) != len(data):
+                raise OSError("flash took too few bytes")
 
     def folders(self):
         """Names of the folders."""

@@ -144,10 +144,10 @@ class Node:
                 and ticks.reached(now, self._booted_at, METER_SILENT_MS))
 
     def _start(self, member):
-        """Journal first, then power. Returns 0, or why not."""
+        """Journal first (in its note, which is quick), then power. Returns 0, or why not."""
         values = {"member": member, "energy_mwh_total": self._energy.energy_mwh_total}
         try:
-            seq = self._journal.append("session_started", self._boot, self._clock.mono_ms(), values)
+            seq = self._journal.note_ahead("session_started", self._boot, self._clock.mono_ms(), values)
         except journal.JournalFull:
             return 5
         except OSError:
@@ -159,6 +159,11 @@ class Node:
         self._usage = usage.Usage(seq, member, now)
         self._checkpoint_at = now
         self._panel.show("session", now)
+        try:
+            self._journal.settle()
+        except OSError:
+            self.flash_errors += 1
+            self._happened("flash_failed")
         return 0
 
     def _renew_relay(self):

@@ -2,14 +2,22 @@
 
 Invariants:
 - An event is in the journal when `append` returns, and not before: the storage's append is durable.
-- `seq` starts at 1, grows by one, spans boots and is never used twice for different bytes.
+- `seq` starts at 1, grows, spans boots and is never used twice for different bytes. It grows by one; only damage found at
+  boot makes it skip the numbers that the damaged bytes may have had.
 - A record is length (1 byte), event bytes, CRC-32 of both; a torn or damaged tail ends the segment, and nothing is ever
   appended behind it.
-- Nothing is dropped that the collector has not acknowledged. Acknowledged segments are dropped only when space is needed.
+- Nothing is dropped that the collector has not acknowledged. Acknowledged segments are dropped only when more than half the
+  journal is kept: acknowledgements are not in flash, so after a boot all that is kept counts as not acknowledged, and there
+  must be room for use without a network.
 
 The journal's name, `journal_id`, is the name of its folder: random, given once at formatting. A segment's name is the
 sequence number of its first record in hexadecimal. Storage is handed in; the methods used are `folders()`, `names(folder)`,
-`make_folder(name)`, `read(folder, name)`, `append(folder, name, data)` and `remove(folder, name)`.
+`make_folder(name)`, `read(folder, name)`, `append(folder, name, data)`, `remove(folder, name)`, and for the note `read_note()` and
+`write_note(data)`.
+
+The note is for the one event that a person waits for. An append may have to erase flash twice (90 ms on an RP2040); the note is
+overwritten in a place of its own, which erases once in some 15 times. It is bound to the journal by its id. `note_ahead` makes an event durable there; `settle` moves it
+into its segment, at the latest before the next append, and at boot.
 """
 import binascii
 import struct
@@ -17,7 +25,7 @@ import struct
 from nodecore import wire
 
 CRC_BYTES = 4
-RECORD_MORE_BYTES = 1 + CRC_BYTES
+RECORD_MIN_BYTES = 1 + wire.EVENT_HEAD_BYTES + CRC_BYTES
 RESERVE_RECORDS = 16
 """Room kept so that an open session can always be ended."""
 
@@ -63,7 +71,7 @@ class Journal:
         self.next_seq = 1
         self.acked_seq = 0
         self.last_boot = 0
-        self.damaged_records = 0
+        self._ahead = b""
 
     def open(self, new_id):
         """Recover what is there; with nothing there, format under `new_id` (8 random bytes)."""
@@ -75,21 +83,26 @@ class Journal:
         self.journal_id = binascii.unhexlify(self._folder)
         self._firsts = sorted([int(name, 16) for name in self._storage.names(self._folder)])
         self._recover_tail()
+        self.acked_seq = self.first_seq - 1
+        self._recover_note()
 
     def _recover_tail(self):
-        while self._firsts:
-            first = self._firsts[-1]
+        boots_lost = 0
+        for first in reversed(list(self._firsts)):
             data = self._storage.read(self._folder, "%08x" % first)
             events, good_bytes = decode_records(data)
+            # littlefs tears no append but does not notice flipped bits: what can't be read may have been sent.
+            lost = (len(data) - good_bytes) // RECORD_MIN_BYTES
+            boots_lost += lost
+            self.next_seq = max(self.next_seq, first + len(events) + lost)
             if events:
-                self.next_seq = wire.event_seq(events[-1]) + 1
-                self.last_boot = wire.decode_event_head(events[-1])[2]
+                self.last_boot = wire.decode_event_head(events[-1])[2] + boots_lost
                 self._used_bytes = good_bytes
-                self._tail_good = good_bytes == len(data)
+                self._tail_good = good_bytes == len(data) and first == self._firsts[-1]
                 return
-            self.next_seq = first
-            self._storage.remove(self._folder, "%08x" % first)
-            self._firsts.pop()
+            if not lost:
+                self._storage.remove(self._folder, "%08x" % first)
+                self._firsts.remove(first)
 
     @property
     def first_seq(self):
@@ -100,32 +113,66 @@ class Journal:
         """How many more records fit, acknowledged ones given up."""
         return self._capacity - (self.next_seq - 1 - self.acked_seq)
 
+    def _recover_note(self):
+        note = self._storage.read_note()
+        if note[:len(self.journal_id)] != self.journal_id:
+            return
+        events, _ = decode_records(note[len(self.journal_id):])
+        if events and wire.event_seq(events[0]) >= self.next_seq:
+            self._ahead = events[0]
+            self.next_seq = wire.event_seq(events[0])
+            self.last_boot = max(self.last_boot, wire.decode_event_head(events[0])[2])
+            self.settle()
+
+    def note_ahead(self, name, boot, mono_ms, values):
+        """Make one event durable in the note and return its seq; `settle` soon. Raises JournalFull, or the storage's OSError."""
+        self.settle()
+        if self.room() <= RESERVE_RECORDS:
+            raise JournalFull("%d events not acknowledged" % (self.next_seq - 1 - self.acked_seq))
+        event = wire.encode_event(name, self.next_seq, boot, mono_ms, values)
+        self._storage.write_note(self.journal_id + encode_record(event))
+        self._ahead = event
+        return self.next_seq
+
+    def settle(self):
+        """Put the noted event into its segment, if there is one. Raises the storage's OSError; then it stays noted."""
+        if self._ahead:
+            self._write(self._ahead)
+            self._ahead = b""
+
     def append(self, name, boot, mono_ms, values, reserve=RESERVE_RECORDS):
         """Make one event durable and return its seq. Raises JournalFull, or the storage's OSError."""
         if self.room() <= reserve:
             raise JournalFull("%d events not acknowledged" % (self.next_seq - 1 - self.acked_seq))
+        self.settle()
         seq = self.next_seq
-        record = encode_record(wire.encode_event(name, seq, boot, mono_ms, values))
-        if not self._tail_good or self._used_bytes + len(record) > self._segment_bytes:
-            self._start_segment(seq)
-        self._tail_good = False
-        self._storage.append(self._folder, "%08x" % self._firsts[-1], record)
-        self._tail_good = True
-        self._used_bytes += len(record)
-        self.next_seq = seq + 1
+        self._write(wire.encode_event(name, seq, boot, mono_ms, values))
         return seq
 
-    def _start_segment(self, seq):
+    def _write(self, event):
+        seq = self.next_seq
+        record = encode_record(event)
+        if not self._tail_good or self._used_bytes + len(record) > self._segment_bytes:
+            self._prepare_segment(seq)
+            first, used_bytes = seq, 0
+        else:
+            first, used_bytes = self._firsts[-1], self._used_bytes
+        self._tail_good = False
+        self._storage.append(self._folder, "%08x" % first, record)
+        self._tail_good = True
+        self._used_bytes = used_bytes + len(record)
+        if first == seq:
+            self._firsts.append(seq)
+        self.next_seq = seq + 1
+
+    def _prepare_segment(self, seq):
         self._trim()
-        if self._firsts and self._firsts[-1] == seq:
-            # A write that failed left a segment of this name without one whole record.
+        if not self._tail_good and "%08x" % seq in self._storage.names(self._folder):
+            # A write that failed left a segment of this name: nothing in it was promised.
             self._storage.remove(self._folder, "%08x" % seq)
-            self._firsts.pop()
-        self._firsts.append(seq)
-        self._used_bytes = 0
 
     def _trim(self):
-        while len(self._firsts) > 1 and self.next_seq - self._firsts[0] >= self._capacity:
+        while len(self._firsts) > 1 and self.next_seq - self._firsts[0] > self._capacity // 2:
             if self._firsts[1] - 1 > self.acked_seq:
                 return
             self._storage.remove(self._folder, "%08x" % self._firsts[0])
@@ -140,22 +187,29 @@ class Journal:
         return True
 
     def read(self, seq, bytes_max):
-        """Event bytes from `seq` on, of one segment, at most `bytes_max` in all (at least one event)."""
-        index = self._index_of(seq)
-        if index < 0 or seq >= self.next_seq:
-            return []
-        data = self._storage.read(self._folder, "%08x" % self._firsts[index])
+        """Event bytes from `seq` on, of one segment, at most `bytes_max` in all (at least one event).
+
+        What is gone or damaged is passed over: then the first event given lies behind `seq`, or there is none.
+        """
+        found = []
+        index = max(0, self._index_of(seq))
+        while not found and seq < self.next_seq and index < len(self._firsts):
+            found = self._read_segment(index, seq, bytes_max)
+            index += 1
+        return found
+
+    def _read_segment(self, index, seq, bytes_max):
+        # A record whose append failed may lie whole at the end: its number was given again, or will be.
+        end = self._firsts[index + 1] if index + 1 < len(self._firsts) else self.next_seq
         found = []
         size = 0
-        for event in decode_records(data)[0]:
-            if wire.event_seq(event) < seq:
+        for event in decode_records(self._storage.read(self._folder, "%08x" % self._firsts[index]))[0]:
+            if not seq <= wire.event_seq(event) < end:
                 continue
             size += len(event) + 1
             if found and size > bytes_max:
                 break
             found.append(event)
-        if found and wire.event_seq(found[0]) != seq:
-            self.damaged_records += 1
         return found
 
     def _index_of(self, seq):

@@ -2,8 +2,9 @@
 
 No ports and no clock: frames and counter readings come in, frames go out. Rules:
 - Events are sent in order from the one behind the last acknowledgement; a batch is sent again, with back-off, until the
-  acknowledgement covers it.
-- An acknowledgement is bound to journal_id and only ever grows, so it needs no counter.
+  acknowledgement covers it. Where damage left a hole, hello says where the events go on, until that is acknowledged.
+- An acknowledgement is bound to journal_id and only ever grows, so it needs no counter. Only the one that answers hello may be
+  lower: a collector restored from a backup asks again. A replayed one costs no more than events that are sent twice.
 - `greet` asks for a greeting and grants nothing, so it needs none either.
 - Every other frame from the collector carries this boot's nonce and a counter that must grow: a replay is refused and counted.
 - Nothing heard for `SILENCE_MS` means that the collector may be new: the node greets it again.
@@ -37,6 +38,7 @@ class Link:
         self._sent_at = 0
         self._wait_ms = 0
         self._sent_upto = 0
+        self._durable_seq = 0
         self._heard_at = 0
         self._status_at = 0
         self.greeted = False
@@ -65,7 +67,8 @@ class Link:
         if fields["counter"] <= self._counter_down:
             # A replay, or a collector whose database is older than this boot: it is told how far to count on.
             self.frames_stale += 1
-            self.reply(fields["counter"], STALE, 0, self._counter_down)
+            if self._reply is None:
+                self.reply(fields["counter"], STALE, 0, self._counter_down)
             return None
         self._counter_down = fields["counter"]
         self._heard_at = now
@@ -76,7 +79,8 @@ class Link:
             self.frames_stale += 1
             return
         self._heard_at = now
-        if not self.greeted or self._journal.acked_seq >= self._sent_upto:
+        self._durable_seq = max(fields["seq"], self._durable_seq if self.greeted else 0)
+        if not self.greeted or self._durable_seq >= self._sent_upto:
             self.greeted = True
             self._wait_ms = 0
             self._sent_upto = 0
@@ -96,7 +100,7 @@ class Link:
             self._start_over()
         if not self.greeted:
             return self._send(now, "hello", hello) if self._due(now) else None
-        if self._journal.next_seq - 1 > self._journal.acked_seq and self._due(now):
+        if self._journal.next_seq - 1 > self._durable_seq and self._due(now):
             return self._send_events(now, hello)
         if ticks.reached(now, self._status_at, STATUS_MS):
             self._status_at = now
@@ -112,12 +116,18 @@ class Link:
         return self._wait_ms == 0 or ticks.reached(now, self._sent_at, self._wait_ms)
 
     def _send_events(self, now, hello):
-        events = self._journal.read(self._journal.acked_seq + 1, BATCH_BYTES)
-        if not events:
-            return self._send(now, "hello", hello)
+        events = self._journal.read(self._durable_seq + 1, BATCH_BYTES)
+        first = wire.event_seq(events[0]) if events else self._journal.next_seq
+        if first > self._durable_seq + 1:
+            self._sent_upto = first - 1
+            return self._send(now, "hello", lambda: self._behind_hole(hello(), first))
         self._sent_upto = wire.event_seq(events[-1])
         fields = {"journal_id": self._journal.journal_id, "data": wire.pack_events(events)}
         return self._send(now, "events", lambda: fields)
+
+    def _behind_hole(self, fields, first):
+        fields["first_seq"] = first
+        return fields
 
     def _send(self, now, name, fields):
         self._sent_at = now

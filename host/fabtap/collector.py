@@ -55,7 +55,7 @@ class NodeLink:
         self._boot_nonce: int | None = None
         self._journal_id = b""
         self._watermark = 0
-        self._roster_version = 0
+        self.roster_version = 0
         self._status_counter = 0
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._clock_due_s = 0.0
@@ -91,7 +91,7 @@ class NodeLink:
                      text_of(fields["board"]), text_of(fields["firmware"]))
             self._boot_nonce = fields["boot_nonce"]
             self._status_counter = 0
-        self._roster_version = fields["roster_version"]
+        self.roster_version = fields["roster_version"]
         self._clock_due_s = 0.0
         self._ack()
         self._wake.set()
@@ -192,7 +192,7 @@ class NodeLink:
 
     async def _bring_roster(self) -> None:
         image = self._collector.roster(self.machine)
-        if image.version == self._roster_version:
+        if image.version == self.roster_version:
             return
         begun = await self._command("roster_begin", {
             "version": image.version, "count": image.count, "made_s": utc_ms() // 1000, "digest": image.digest})
@@ -207,7 +207,7 @@ class NodeLink:
         if done["result"]:
             self._complaints.note("roster_refused", wire.RESULTS.get(done["result"], "?"))
             return
-        self._roster_version = image.version
+        self.roster_version = image.version
         LOG.info("%s: roster of %d badges is in force", self.machine.id, image.count)
 
 
@@ -219,6 +219,7 @@ class Collector:
         self.writer = writer
         self.heard = heard
         self.statuses: dict[str, dict[str, Any]] = {}
+        self.links: dict[str, NodeLink] = {}
         self._secrets = load_secrets(lab.keys)
         for machine in lab.machines:
             if machine.node not in self._secrets:
@@ -282,7 +283,7 @@ class Collector:
             await asyncio.sleep(REOPEN_S)
 
     async def _serve_open_port(self, machine: Machine, port: AsyncPort) -> None:
-        link = NodeLink(machine, self, port.write, machine.id)
+        link = self.links[machine.id] = NodeLink(machine, self, port.write, machine.id)
         helpers = [asyncio.create_task(link.look_after()), asyncio.create_task(self._greet(link))]
         reading = asyncio.create_task(self._read_port(machine, port, link))
         try:

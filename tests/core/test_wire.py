@@ -53,7 +53,8 @@ GOLDEN_MESSAGES = [
     ("reply", "up", 4, in_session({"result": 1, "boot": 5, "mono_ms": 0x2827262524232221, "value": 77}),
      SESSION_HEX + "01" "05000000" "2122232425262728" "4d000000"),
     ("ack", "down", 64, {"journal_id": HASH, "seq": 300}, "a0a1a2a3a4a5a6a7" "2c010000"),
-    ("clock_set", "down", 65, in_session({"utc_ms": 1767225600000}), SESSION_HEX + "00a8da769b010000"),
+    ("clock_set", "down", 65, in_session({"utc_ms": 1767225600000, "local_offset_s": -18000}),
+     SESSION_HEX + "00a8da769b010000" "b0b9ffff"),
     ("roster_begin", "down", 66,
      in_session({"version": 9, "count": 300, "made_s": 1767225600, "digest": bytes(range(32))}),
      SESSION_HEX + "09000000" "2c010000" "00b95569"

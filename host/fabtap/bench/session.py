@@ -93,7 +93,9 @@ class BoardSession:
 
     def hard_reset(self) -> None:
         """Reset as the reset button does; the session is closed, for the port may vanish."""
-        self.do("reset", lambda board: board.exec_raw_no_follow("import machine\nmachine.reset()\n"))
+        # The board waits until its answer is out, and no Ctrl-C of the next session can make it stay.
+        code = "import machine, micropython, time\nmicropython.kbd_intr(-1)\ntime.sleep_ms(100)\nmachine.reset()\n"
+        self.do("reset", lambda board: board.exec_raw_no_follow(code))
         time.sleep(0.3)
         self.close()
 

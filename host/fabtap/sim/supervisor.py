@@ -62,6 +62,7 @@ class SimulatedBoard:
         self.world = World(time.monotonic, options.working_w)
         self.wiring = Wiring(self.machine, self.world, options.pins, options.buses, self.note)
         self.console = Console(options.path(".tty"), self._console_bytes)
+        self.machine.booted = self.console.listening.set
         self.powered = False
         self.boots = 0
         self._line = bytearray()
@@ -148,6 +149,7 @@ class SimulatedBoard:
             os.execvp(arguments[0], arguments)
         os.set_blocking(self._inner, False)
         self.console.process_id = process_id
+        self.console.listening.clear()
         self.console.inner.attach(self._inner)
         self.boots += 1
         asyncio.get_running_loop().add_reader(self._inner, self._from_interpreter)

@@ -19,12 +19,11 @@ INTERRUPT_S = 0.5
 
 
 def set_inner_mode() -> None:
-    """The interpreter's side, in the child before exec: bytes as they are, Ctrl-C a signal only while code runs."""
+    """The interpreter's side, in the child before exec: bytes as they are. Ctrl-C becomes a signal in Console.run only: the
+    kernel would send it also while the interpreter does not catch it, and end it."""
     mode = termios.tcgetattr(0)
     mode[0] = mode[1] = 0
-    mode[3] = termios.ISIG
-    for key in (termios.VQUIT, termios.VSUSP):
-        mode[6][key] = b"\0"
+    mode[3] = 0
     mode[6][termios.VMIN] = 1
     mode[6][termios.VTIME] = 0
     termios.tcsetattr(0, termios.TCSANOW, mode)
@@ -133,15 +132,17 @@ class Console:
         self.port = OuterPort(link, self._from_computer)
         self.inner = Pipe()
         self.process_id = 0
+        self.listening = asyncio.Event()
         self.raw = False
         self._noted = noted
         self._incoming: asyncio.Queue[bytes] = asyncio.Queue()
         self._restoring: bytearray | None = None
 
     async def run(self) -> None:
-        """Pass on what the computer sends, in order."""
+        """Pass on what the computer sends, in order; while the board boots it waits in the USB stack."""
         while True:
             data = await self._incoming.get()
+            await self.listening.wait()
             if b"\x02" in data:
                 self.raw = False
             if b"\x03" in data and self.process_id and catches_interrupt(self.process_id):

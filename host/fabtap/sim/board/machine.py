@@ -25,6 +25,10 @@ def _attach(name):
     _port.connect(struct.pack("<H", socket.AF_UNIX) + b"\0" + name.encode())
 
 
+def _booted():
+    _tell(0x59, 0)
+
+
 def _tell(op, number, data=b""):
     _port.send(struct.pack("<BBH", op, 0, number) + data)
 

@@ -2,6 +2,11 @@
 
 micropython -X heapsize=N -i simboot.py SOCKET IMAGE BLOCKS BLOCK_BYTES PROGRAM_BYTES ERASE_US PROGRAM_US TICKS_OFFSET RUN_MAIN
 """
+import micropython
+
+# Ctrl-C before the host's files are hidden would leave the prompt in them.
+micropython.kbd_intr(-1)
+
 import os
 import sys
 import time
@@ -9,6 +14,10 @@ import vfs
 
 sys.path.insert(0, sys.argv[0].rsplit("/", 1)[0])
 import machine
+
+
+ERASED = b"\xff" * 256
+"""Erasing must not ask the board's heap for a whole block."""
 
 
 class Flash:
@@ -39,7 +48,8 @@ class Flash:
             return self._size
         if operation == 6:
             self._file.seek(block * self._size)
-            self._file.write(b"\xff" * self._size)
+            for _ in range(self._size // len(ERASED)):
+                self._file.write(ERASED)
             if self._erase_us:
                 time.sleep_us(self._erase_us)
             return 0
@@ -72,6 +82,8 @@ def shift_ticks(offset):
 
 
 start(sys.argv[1:])
+micropython.kbd_intr(3)
+machine._booted()
 # After a soft reset in raw REPL a board runs boot.py only.
 _files = ("boot.py", "main.py") if sys.argv[-1] == "1" else ("boot.py",)
 del start, shift_ticks, Flash
