@@ -53,7 +53,6 @@ REASON_MEANINGS = {
     "no_roster": "the node has never got a whole roster",
     "clock_unknown": "the training has a last day, and the node has had no time since it started",
     "flash_fault": "the session could not be written down",
-    "machine_in_use": "reserved; no node writes it yet",
 }
 END_MEANINGS = {
     "badge_removed": "the badge was away for `badge_out_ms`",
@@ -70,7 +69,6 @@ RESULT_MEANINGS = {
     "bad_order": "the piece does not follow the last one, or the roster is not complete",
     "bad_digest": "the roster's digest or order is wrong; the old roster stays in force",
     "flash_fault": "flash refused",
-    "unknown_message": "reserved; a node drops such frames and counts them",
 }
 CAUSE_MEANINGS = {
     "unknown": "the port names another cause",
@@ -104,6 +102,7 @@ def table(head, rows):
 
 
 def messages():
+    """The table of messages."""
     rows = []
     for number, (name, direction, layout, names) in sorted(wire.MESSAGES.items()):
         size = f"{struct.calcsize(layout)}{' + data' if names and names[-1] == 'data' else ''}"
@@ -112,6 +111,7 @@ def messages():
 
 
 def events():
+    """The head of every event, and the table of events."""
     head = f"Every event starts with {fields_of(wire.EVENT_HEAD, wire.EVENT_HEAD_FIELDS)}: {wire.EVENT_HEAD_BYTES} bytes. " \
            f"The longest event has {wire.EVENT_MAX} bytes.\n\n"
     rows = [(number, f"`{name}`", wire.EVENT_HEAD_BYTES + struct.calcsize(layout), fields_of(layout, names), EVENT_MEANINGS[name])
@@ -120,11 +120,13 @@ def events():
 
 
 def numbers(title, names, meanings):
+    """One table of numbered names."""
     rows = [(number, f"`{name}`", meanings[name]) for number, name in sorted(names.items())]
     return f"### {title}\n\n" + table(("No.", "Name", "Meaning"), rows)
 
 
 def enumerations():
+    """All tables of numbered names."""
     return "\n\n".join((
         numbers("Why a badge is refused: `badge_denied.reason`", wire.REASONS, REASON_MEANINGS),
         numbers("Why a session ended: `session_ended.reason`", wire.ENDS, END_MEANINGS),
@@ -153,6 +155,7 @@ def states():
 
 
 def limits():
+    """The sizes that both ends agree on."""
     rows = [
         ("protocol version", wire.PROTOCOL),
         ("head of a frame, bytes", frame.HEAD_BYTES),

@@ -1,7 +1,7 @@
 """What does the member see and hear at the machine?
 
-One light and one buzzer: light on in a session, slow blinks while waiting, quick blinks and a low tone for a refused badge, a
-double blink for a fault. The buzzer is off by itself after each tone.
+One light and one buzzer: light on in a session, a short blink every two seconds while waiting, quick blinks and a low tone for a
+refused badge, even blinks and a lower tone for a fault. The buzzer is off by itself after each tone.
 """
 MASK = 0x3FFFFFFF
 # what is shown: (period in ms, milliseconds of light at the period's start)

@@ -41,13 +41,21 @@ class RosterFile:
         """(member, reason) for a badge hash; `today` as roster.decide takes it."""
         if self.version == 0:
             return 0, NO_ROSTER
-        with open(PATH, "rb") as file:
-            if not roster.find(file, self.count, hashed, self._buffer):
-                return 0, roster.UNKNOWN_BADGE
+        try:
+            with open(PATH, "rb") as file:
+                if not roster.find(file, self.count, hashed, self._buffer):
+                    return 0, roster.UNKNOWN_BADGE
+        except (OSError, roster.RosterError) as error:
+            # The collector brings it again when it hears of version 0.
+            self.version, self.count = 0, 0
+            self.damaged = str(error)
+            return 0, NO_ROSTER
         return roster.decide(self._buffer, today)
 
     def begin(self, version, count, made_s, digest):
         """A new roster is going to arrive."""
+        if count > roster.MEMBERS_MAX:
+            return BAD_ORDER, self.version
         self._head = roster.pack_head(version, count, made_s, digest)
         self._gathered = bytearray()
         self._received = 0

@@ -11,6 +11,8 @@ from nodecore import access, activity, frame, journal, link, power, presence, ro
 
 FIRMWARE = b"fabtap 0.1.0"
 RELAY_MS = 2000
+LOOP_MS = 3
+FAULT_SHOWN_MS = 10000
 READER_MS = 25
 READER_SESSION_MS = 100
 READER_CHECK_MS = 5000
@@ -45,7 +47,7 @@ class Node:
         self._link = link.Link(settings["node"], settings["secret"], self._journal, boot_nonce, self._boot, random_ms)
         self._lines = frame.LineReader(frame.DOWN_LINE_MAX)
         self._access = access.Access()
-        self._presence = presence.Presence()
+        self._presence = presence.Presence(self._clock.ticks())
         self._energy = power.Energy()
         self._activity = activity.Activity(settings["working_mw"])
         self._usage = None
@@ -59,8 +61,10 @@ class Node:
         self._meter_expected = True
         self._booted_at = now
         self.flash_errors = 0
-        self._record("booted", {"cause": cause, "roster_version": self._roster.version, "energy_epoch": self._boot},
-                     reserve=0)
+        self._fault_at = now
+        self._faulty = False
+        self._boot_recorded = False
+        self._record_boot(cause)
         try:
             self._reader.start()
         except OSError as error:
@@ -68,19 +72,30 @@ class Node:
             self._fail("reader", str(error))
 
     def run(self):
-        """Work until something breaks. A fault ends in a hard reset, Ctrl-C in the prompt; the relay is open in both."""
+        """Work until something breaks. A fault ends in a hard reset, Ctrl-C at the prompt; the relay is open in both."""
         try:
             while True:
                 self.step()
-                self._sleep_ms(3)
+                self._sleep_ms(LOOP_MS)
         except Exception as error:
             self._relay.off()
-            sys.print_exception(error)
-            self._fail("program", type(error).__name__ + " " + str(error))
-            self._reset()
+            try:
+                sys.print_exception(error)
+                self._end_hastily()
+                self._fail("program", type(error).__name__ + " " + str(error))
+            finally:
+                # Whatever the last words cost, the reset comes.
+                self._relay.off()
+                self._reset()
         finally:
             self._relay.off()
             self._end_hastily()
+
+    def _record_boot(self, cause):
+        """The boot must be on record before anything else of it counts: its number is taken from the journal."""
+        self._cause = cause
+        self._boot_recorded = self._record(
+            "booted", {"cause": cause, "roster_version": self._roster.version, "energy_epoch": self._boot}, reserve=0)
 
     def step(self):
         """One turn of everything."""
@@ -91,8 +106,21 @@ class Node:
         self._renew_relay()
         self._look_at_session(self._clock.ticks())
         self._exchange(self._clock.ticks())
-        self._panel.tick(now)
+        self._show(self._clock.ticks())
         self._watchdog.feed()
+
+    def _show(self, now):
+        state = self._access.state
+        if self._faulty and ticks.reached(now, self._fault_at, FAULT_SHOWN_MS):
+            self._faulty = False
+        if state in ("session", "refused"):
+            what = state
+        elif self._faulty or not self._meter_expected or not self._boot_recorded:
+            what = "fault"
+        else:
+            what = "idle"
+        self._panel.show(what, now)
+        self._panel.tick(now)
 
     def _look_at_contacts(self, now):
         if self._stop.poll(now):
@@ -107,7 +135,10 @@ class Node:
         self._reader_at = now
         if ticks.reached(now, self._reader_check_at, READER_CHECK_MS):
             self._reader_check_at = now
+            starts = self._reader.restarts + self._reader.refreshes
             self._reader.check()
+            if self._access.state != "session" and starts != self._reader.restarts + self._reader.refreshes:
+                self._presence.forget(now)
         gone_ms = self._settings["badge_out_ms"] if in_session else REFUSED_GONE_MS
         seen = self._presence.note(self._reader.poll(), now, gone_ms)
         if seen == "tap":
@@ -128,10 +159,13 @@ class Node:
             reason = self._start(member)
         if reason:
             self._access.handle("badge_denied")
-            self._panel.show("refused", self._clock.ticks())
             self._record("badge_denied", {"member": member, "badge_hash": hashed, "reason": reason})
 
     def _machine_reason(self):
+        if not self._boot_recorded:
+            self._record_boot(self._cause)
+            if not self._boot_recorded:
+                return 10
         if self._estop.is_active:
             return 6
         if self._meter.silent_ms(self._clock.ticks()) >= METER_SILENT_MS:
@@ -151,18 +185,17 @@ class Node:
         except journal.JournalFull:
             return 5
         except OSError:
-            self.flash_errors += 1
+            self._note_flash_error()
             return 10
         self._access.handle("badge_accepted")
         self._relay.allow(RELAY_MS)
         now = self._clock.ticks()
         self._usage = usage.Usage(seq, member, now)
         self._checkpoint_at = now
-        self._panel.show("session", now)
         try:
             self._journal.settle()
         except OSError:
-            self.flash_errors += 1
+            self._note_flash_error()
             self._happened("flash_failed")
         return 0
 
@@ -173,6 +206,7 @@ class Node:
             self._relay.allow(RELAY_MS)
         else:
             self._happened("relay_dropped")
+            self._fail("relay", "not renewed in time")
 
     def _happened(self, event):
         if self._access.handle(event) != "end":
@@ -181,7 +215,6 @@ class Node:
         now = self._clock.ticks()
         self._usage.close(self._relay.opened_at, access.END_REASONS[event])
         self._settle_at = now
-        self._panel.show("idle", now)
         self._checkpoint(reserve=0)
 
     def _look_at_meter(self, now):
@@ -241,13 +274,18 @@ class Node:
         try:
             self._journal.append(name, self._boot, self._clock.mono_ms(), values, reserve)
         except (journal.JournalFull, OSError):
-            self.flash_errors += 1
-            self._panel.show("fault", self._clock.ticks())
+            self._note_flash_error()
             return False
         return True
 
+    def _note_flash_error(self):
+        self.flash_errors += 1
+        self._faulty = True
+        self._fault_at = self._clock.ticks()
+
     def _fail(self, fault, detail):
-        self._panel.show("fault", self._clock.ticks())
+        self._faulty = True
+        self._fault_at = self._clock.ticks()
         self._record("fault_seen", {"fault": FAULT_NUMBERS[fault], "detail": detail[:32].encode()})
 
     def _exchange(self, now):
@@ -263,7 +301,10 @@ class Node:
         mono_ms = self._clock.mono_ms()
         result, value = 0, 0
         try:
-            if name == "clock_set":
+            if not self._boot_recorded:
+                # Without its own record this boot's number may be another's, and so must not be dated.
+                result = 4
+            elif name == "clock_set":
                 self._clock.set_utc_ms(fields["utc_ms"], fields["local_offset_s"])
             elif name == "roster_begin":
                 result, value = self._roster.begin(fields["version"], fields["count"], fields["made_s"],
@@ -273,7 +314,7 @@ class Node:
             elif name == "roster_commit":
                 result, value = self._roster.commit(fields["version"])
         except OSError:
-            self.flash_errors += 1
+            self._note_flash_error()
             result = 4
         self._link.reply(fields["counter"], result, mono_ms, value)
 

@@ -12,12 +12,12 @@ Invariants:
 
 The journal's name, `journal_id`, is the name of its folder: random, given once at formatting. A segment's name is the
 sequence number of its first record in hexadecimal. Storage is handed in; the methods used are `folders()`, `names(folder)`,
-`make_folder(name)`, `read(folder, name)`, `append(folder, name, data)`, `remove(folder, name)`, and for the note `read_note()` and
-`write_note(data)`.
+`make_folder(name)`, `read(folder, name)`, `append(folder, name, data)`, `remove(folder, name)`, and for the note
+`read_note()` and `write_note(data)`.
 
-The note is for the one event that a person waits for. An append may have to erase flash twice (90 ms on an RP2040); the note is
-overwritten in a place of its own, which erases once in some 15 times. It is bound to the journal by its id. `note_ahead` makes an event durable there; `settle` moves it
-into its segment, at the latest before the next append, and at boot.
+The note is for the one event that a person waits for. An append may have to erase flash twice (90 ms on an RP2040); the note
+is overwritten in a place of its own, which erases once in some 15 times. It is bound to the journal by its id. `note_ahead`
+makes an event durable there; `settle` moves it into its segment, at the latest before the next append, and at boot.
 """
 import binascii
 import struct
@@ -82,17 +82,27 @@ class Journal:
         self._folder = folders[0]
         self.journal_id = binascii.unhexlify(self._folder)
         self._firsts = sorted([int(name, 16) for name in self._storage.names(self._folder)])
-        self._recover_tail()
+        noted = self._noted_event()
+        self._recover_tail(encode_record(noted))
+        self._recover_note(noted)
         self.acked_seq = self.first_seq - 1
-        self._recover_note()
 
-    def _recover_tail(self):
+    def _noted_event(self):
+        note = self._storage.read_note()
+        if note[:len(self.journal_id)] != self.journal_id:
+            return b""
+        events, _ = decode_records(note[len(self.journal_id):])
+        return events[0] if events else b""
+
+    def _recover_tail(self, noted_record):
         boots_lost = 0
         for first in reversed(list(self._firsts)):
             data = self._storage.read(self._folder, "%08x" % first)
             events, good_bytes = decode_records(data)
-            # littlefs tears no append but does not notice flipped bits: what can't be read may have been sent.
-            lost = (len(data) - good_bytes) // RECORD_MIN_BYTES
+            rest = data[good_bytes:]
+            # littlefs tears no append but does not notice flipped bits: what can't be read may have been sent. Only the noted
+            # event, when its writing stopped half-way, is still to come.
+            lost = 0 if noted_record.startswith(rest) else len(rest) // RECORD_MIN_BYTES
             boots_lost += lost
             self.next_seq = max(self.next_seq, first + len(events) + lost)
             if events:
@@ -113,20 +123,24 @@ class Journal:
         """How many more records fit, acknowledged ones given up."""
         return self._capacity - (self.next_seq - 1 - self.acked_seq)
 
-    def _recover_note(self):
-        note = self._storage.read_note()
-        if note[:len(self.journal_id)] != self.journal_id:
+    def _recover_note(self, noted):
+        if not noted or wire.event_seq(noted) < self.next_seq:
             return
-        events, _ = decode_records(note[len(self.journal_id):])
-        if events and wire.event_seq(events[0]) >= self.next_seq:
-            self._ahead = events[0]
-            self.next_seq = wire.event_seq(events[0])
-            self.last_boot = max(self.last_boot, wire.decode_event_head(events[0])[2])
+        self._ahead = noted
+        self.next_seq = wire.event_seq(noted)
+        self.last_boot = max(self.last_boot, wire.decode_event_head(noted)[2])
+        try:
             self.settle()
+        except OSError:
+            # It stays noted, and the next append tries again: a full flash must not keep a node from starting.
+            pass
 
     def note_ahead(self, name, boot, mono_ms, values):
         """Make one event durable in the note and return its seq; `settle` soon. Raises JournalFull, or the storage's OSError."""
         self.settle()
+        if not self._tail_good:
+            # At boot the rest of a failed write could be taken for this event, damaged, and the note for an old one.
+            return self.append(name, boot, mono_ms, values)
         if self.room() <= RESERVE_RECORDS:
             raise JournalFull("%d events not acknowledged" % (self.next_seq - 1 - self.acked_seq))
         event = wire.encode_event(name, self.next_seq, boot, mono_ms, values)
@@ -142,9 +156,9 @@ class Journal:
 
     def append(self, name, boot, mono_ms, values, reserve=RESERVE_RECORDS):
         """Make one event durable and return its seq. Raises JournalFull, or the storage's OSError."""
+        self.settle()
         if self.room() <= reserve:
             raise JournalFull("%d events not acknowledged" % (self.next_seq - 1 - self.acked_seq))
-        self.settle()
         seq = self.next_seq
         self._write(wire.encode_event(name, seq, boot, mono_ms, values))
         return seq

@@ -13,7 +13,7 @@ PROTOCOL = 1
 """The protocol version that `hello` carries."""
 
 BODY_MAX = 700
-"""Bytes of the longest message body that a node sends; a receiver refuses more."""
+"""Bytes of the longest message body that a node sends; its line then is within frame.UP_LINE_MAX, which a receiver enforces."""
 
 EVENT_MAX = 96
 """Bytes of the longest event."""
@@ -35,7 +35,6 @@ REASONS = {
     8: "no_roster",
     9: "clock_unknown",
     10: "flash_fault",
-    11: "machine_in_use",
 }
 
 # Why a session ended. `power_lost` is never written by a node: the host's fold says it of a session that a boot cut off.
@@ -52,7 +51,7 @@ ENDS = {
 # Why the node started, as machine.reset_cause() tells it, in numbers that every port shares.
 CAUSES = {0: "unknown", 1: "power_on", 2: "hard_reset", 3: "watchdog", 4: "soft_reset"}
 
-RESULTS = {0: "ok", 1: "stale", 2: "bad_order", 3: "bad_digest", 4: "flash_fault", 5: "unknown_message"}
+RESULTS = {0: "ok", 1: "stale", 2: "bad_order", 3: "bad_digest", 4: "flash_fault"}
 
 # number: (name, layout after the head, field names)
 EVENTS = {

@@ -77,7 +77,8 @@ class NodeLink:
 
     async def _hello(self, fields: dict[str, Any]) -> None:
         if fields["protocol"] != wire.PROTOCOL:
-            self._complaints.note("other_protocol", f"node {self.machine.node} speaks version {fields['protocol']}")
+            self._complaints.note("other_protocol", f"node {self.machine.node} speaks version {fields['protocol']}; deploy it")
+            return
         writer = self._collector.writer
         self._journal_id = fields["journal_id"]
         self._watermark = await asyncio.wrap_future(writer.watermark(self.machine.node, self._journal_id))
@@ -182,6 +183,9 @@ class NodeLink:
         offset = datetime.now(self._collector.lab.timezone).utcoffset()
         assert offset is not None
         reply = await self._command("clock_set", {"local_offset_s": int(offset.total_seconds())})
+        if reply["result"]:
+            self._complaints.note("clock_refused", wire.RESULTS.get(reply["result"], "?"))
+            return
         round_trip_ms = utc_ms() - reply["utc_ms"]
         if not 0 <= round_trip_ms <= ROUND_TRIP_MAX_MS:
             self._complaints.note("slow_round_trip", f"{round_trip_ms} ms")

@@ -163,6 +163,9 @@ class _Walk:
             rule(self, event)
 
     def session(self, of: _Open, end: Moment | None, end_reason: str | None, state: str) -> Session:
+        if end:
+            # The last record comes later than the end: the relay opened when its time on was over.
+            end = Moment(of.start.boot, of.start.mono_ms + of.on_ms)
         return Session(self.node_id, self.journal_id, of.seq, of.member, of.start, end, end_reason, of.on_ms,
                        of.working_ms, of.energy_last - of.energy_start, state)
 

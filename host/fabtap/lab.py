@@ -327,7 +327,7 @@ def _machine(table: _Table, boards: Collection[str] | None) -> Machine:
         board=board,
         port=table.toml.file.parent / table.text("port", '"/dev/serial/by-id/..."'),
         training=table.name_of_thing("training") if "training" in table.row else None,
-        working_w=table.whole("working_w", 1, 100_000),
+        working_w=table.whole("working_w", 1, 23_000),
         checkpoint_s=table.whole("checkpoint_s", 1, 60, CHECKPOINT_S_DEFAULT),
         badge_out_ms=table.whole("badge_out_ms", 0, 10_000, BADGE_OUT_MS_DEFAULT),
         line=table.line(),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from nodecore import frame, roster
 
 from fabtap.lab import AccessEntry
+from fabtap.problem import Problem
 
 DAY_ZERO = date(2020, 1, 1)
 
@@ -21,10 +22,13 @@ class RosterImage(NamedTuple):
 
 
 def build_roster(secret: bytes, entries: Iterable[AccessEntry]) -> RosterImage:
-    """The roster of one node; badge numbers go in only as hashes under the node's own badge key."""
+    """The roster of one node; badge numbers go in only as hashes under the node's own badge key. Raises Problem."""
     mac = frame.Mac(frame.derive_key(secret, b"badge"))
     packed = sorted(roster.pack_entry(roster.badge_hash(mac, entry.uid), entry.member, _day(entry.last_valid_day),
                                       entry.reason) for entry in entries)
+    if len(packed) > roster.MEMBERS_MAX:
+        raise Problem("the members", None, f"have {len(packed)} badges, a node takes {roster.MEMBERS_MAX}",
+                      "Take badges that are no longer used out of the members' file.")
     data = b"".join(packed)
     digest = hashlib.sha256(data).digest()
     return RosterImage(int.from_bytes(digest[:4], "little") | 1, len(packed), digest, data)

@@ -59,6 +59,7 @@ class Played:
         self.power_mw = 0
         self.closings = 0
         self.restarts = 0
+        self.refreshes = 0
         self.is_active = False
         self.incoming = []
         self.sent = []

@@ -9,19 +9,35 @@ from nodecore.journal import RECORD_MIN_BYTES, RESERVE_RECORDS, Journal, Journal
 NEW_ID = bytes(range(1, 9))
 SEGMENT_BYTES = 120
 CAPACITY = 60
+SEED = 21
 
 
 class MemoryStorage:
     """Flash in memory, with the methods that journal.py's docstring lists.
 
     `fail_bytes` makes the next append write only so many bytes and raise OSError; -1 lets it not even make the file.
-    `removed` keeps (name, bytes) of every file that was removed.
+    `fail_note_bytes` does the same to the next note; -1 leaves the old one. `removed` keeps (name, bytes) of every file that was
+    removed.
     """
 
     def __init__(self):
         self.files = {}
         self.removed = []
         self.fail_bytes = None
+        self.note = b""
+        self.fail_note_bytes = None
+
+    def read_note(self):
+        return self.note
+
+    def write_note(self, data):
+        if self.fail_note_bytes is None:
+            self.note = data
+            return
+        written, self.fail_note_bytes = self.fail_note_bytes, None
+        if written >= 0:
+            self.note = data[:written]
+        raise OSError(5)
 
     def folders(self):
         return list(self.files)
@@ -69,6 +85,7 @@ class MemoryStorage:
         """The same flash, before anything more happens to it."""
         other = MemoryStorage()
         other.files = {folder: dict(files) for folder, files in self.files.items()}
+        other.note = self.note
         return other
 
 
@@ -82,6 +99,11 @@ def opened(storage, segment_bytes=SEGMENT_BYTES, capacity=CAPACITY):
 def note(journal, boot=1, member=7, reserve=RESERVE_RECORDS):
     """Append one event of 29 bytes, of 34 in flash; returns its seq."""
     return journal.append("session_started", boot, 1000, {"member": member, "energy_mwh_total": member}, reserve)
+
+
+def note_ahead(journal, boot=1, member=7):
+    """The same event by way of the note, not settled yet."""
+    return journal.note_ahead("session_started", boot, 1000, {"member": member, "energy_mwh_total": member})
 
 
 def filled(count, storage=None):
@@ -320,6 +342,142 @@ def test_an_empty_segment_alone_is_a_new_journal():
     assert (again.first_seq, again.next_seq) == (1, 1) and note(again) == 1
 
 
+# The note.
+
+def noted(count):
+    """(storage, journal) with `count` events and one that is only noted."""
+    storage, journal = filled(count)
+    assert note_ahead(journal, 9, 500) == count + 1
+    return storage, journal
+
+
+def members(journal):
+    """Whom the events name, in order."""
+    return [wire.decode_event(event)["member"] for event in all_events(journal)]
+
+
+def test_a_noted_event_is_appended_to_nothing_until_it_is_settled():
+    storage, journal = noted(2)
+    assert seqs(all_events(journal)) == [1, 2] and not journal.acknowledge(3)
+    journal.settle()
+    assert members(journal) == [100, 101, 500] and journal.acknowledge(3)
+    journal.settle()
+    assert members(journal) == [100, 101, 500] and len(decode_records(storage.read(storage.folders()[0], "00000001"))[0]) == 3
+
+
+def test_the_next_event_is_behind_the_noted_one():
+    for count in (0, 2, 3):
+        _, journal = noted(count)
+        assert note(journal, 9, 501) == count + 2
+        assert note_ahead(journal, 9, 502) == count + 3
+        assert note_ahead(journal, 9, 503) == count + 4
+        journal.settle()
+        assert members(journal)[count:] == [500, 501, 502, 503]
+
+
+def test_a_noted_event_survives_a_boot_once():
+    for count in (0, 2, 3):
+        storage, _ = noted(count)
+        again = opened(storage)
+        assert members(again)[count:] == [500] and again.last_boot == 9, count
+        assert members(opened(storage)) == members(again)
+        assert note(again, 10, 501) == count + 2
+        assert members(opened(storage))[count:] == [500, 501]
+
+
+def test_a_note_that_was_settled_is_not_taken_again():
+    storage, journal = noted(2)
+    journal.settle()
+    assert members(opened(storage)) == [100, 101, 500]
+    note(journal, 9, 501)
+    assert members(opened(storage)) == [100, 101, 500, 501] and opened(storage).next_seq == 5
+
+
+def test_a_noted_event_survives_every_way_in_which_settling_stops():
+    for count in (2, 3):
+        for written in range(-1, 35):
+            storage, journal = noted(count)
+            storage.fail_bytes = written
+            raises(OSError, journal.settle)
+            again = opened(storage.copy())
+            assert members(again)[count:] == [500] and again.next_seq == count + 2, (count, written)
+            assert seqs(all_events(again)) == list(range(1, count + 2)), (count, written)
+            note(journal, 9, 501)
+            assert members(journal)[count:] == members(opened(storage))[count:] == [500, 501], (count, written)
+
+
+def test_an_event_whose_note_failed_is_none_and_its_number_is_used():
+    for written in range(-1, 42):
+        storage, journal = filled(2)
+        storage.fail_note_bytes = written
+        raises(OSError, note_ahead, journal, 9, 500)
+        assert members(journal) == [100, 101]
+        # Unless all of it is there, the boot does not find it either.
+        assert members(opened(storage.copy())) == [100, 101], written
+        assert note(journal, 9, 501) == 3
+        assert members(opened(storage)) == [100, 101, 501]
+
+
+def test_a_failed_note_that_is_there_as_a_whole_never_takes_the_number_of_another_event():
+    storage, journal = filled(2)
+    storage.fail_note_bytes = 42
+    raises(OSError, note_ahead, journal, 9, 500)
+    assert members(opened(storage.copy())) == [100, 101, 500]
+    assert note(journal, 9, 501) == 3
+    assert members(opened(storage)) == [100, 101, 501]
+
+
+def test_a_damaged_or_foreign_note_is_not_taken():
+    origin, _ = noted(2)
+    assert len(origin.note) == len(NEW_ID) + 34
+    for bit in range(len(origin.note) * 8):
+        storage = origin.copy()
+        data = bytearray(storage.note)
+        data[bit >> 3] ^= 1 << (bit & 7)
+        storage.note = bytes(data)
+        assert members(opened(storage)) == [100, 101], bit
+    empty = MemoryStorage()
+    empty.note = b"otherone" + origin.note[8:]
+    assert opened(empty).next_seq == 1
+
+
+def test_a_flash_that_refuses_at_boot_keeps_the_note_and_lets_the_node_start():
+    storage, _ = noted(2)
+    storage.fail_bytes = -1
+    again = opened(storage)
+    assert members(again) == [100, 101] and again.next_seq == 3
+    assert note(again, 10, 501) == 4
+    assert members(again) == [100, 101, 500, 501]
+
+
+def test_a_note_behind_a_failed_append_survives_a_boot():
+    for count in (2, 3):
+        for written in range(-1, 35):
+            storage, journal = torn_at(count, written)
+            note_ahead(journal, 9, 500)
+            again = opened(storage)
+            assert members(again)[-1] == 500 and members(again)[:count] == [100, 101, 102][:count], (count, written)
+
+
+def test_a_full_journal_refuses_a_note_and_keeps_its_reserve():
+    storage, journal = filled(CAPACITY - RESERVE_RECORDS - 1)
+    note_ahead(journal)
+    raises(JournalFull, note_ahead, journal)
+    raises(JournalFull, note, journal)
+    for _ in range(RESERVE_RECORDS):
+        note(journal, reserve=0)
+    raises(JournalFull, note, journal, 1, 1, 0)
+    assert len(all_events(journal)) == CAPACITY
+
+
+def test_a_note_does_not_fill_a_journal_beyond_its_capacity():
+    _, journal = filled(CAPACITY - RESERVE_RECORDS - 1)
+    note_ahead(journal)
+    for _ in range(RESERVE_RECORDS):
+        note(journal, reserve=0)
+    assert journal.room() == 0
+
+
 # Flipped bits: littlefs does not see them.
 
 def test_no_flipped_bit_makes_a_number_or_a_boot_be_used_twice():
@@ -461,20 +619,26 @@ class Soak:
         self.boot = 1
 
     def append(self):
-        """One event; one of four writes fails, anywhere."""
-        seq = self.journal.next_seq
-        assert seq not in self.promised and seq not in self.given
+        """One event, in the journal or only noted; one of four writes fails, anywhere."""
+        member = random.getrandbits(30)
         if random.randrange(4) == 0:
             self.storage.fail_bytes = random.randrange(-1, 35)
+        if random.randrange(8) == 0:
+            self.storage.fail_note_bytes = random.randrange(-1, 43)
         try:
-            assert note(self.journal, self.boot, random.getrandbits(30), 0) == seq
+            seq = note_ahead(self.journal, self.boot, member) if random.randrange(3) == 0 else note(
+                self.journal, self.boot, member, 0)
         except (OSError, JournalFull):
-            self.storage.fail_bytes = None
             return
-        self.promised[seq] = self.journal.read(seq, 1)[0]
+        finally:
+            self.storage.fail_bytes = self.storage.fail_note_bytes = None
+        assert seq not in self.promised and seq not in self.given
+        self.promised[seq] = wire.encode_event("session_started", seq, self.boot, 1000,
+                                               {"member": member, "energy_mwh_total": member})
 
     def drain(self):
         """The collector asks for what it lacks, and acknowledges some of it."""
+        self.journal.settle()
         events = all_events(self.journal, self.durable + 1)
         for event in events:
             seq = wire.event_seq(event)
@@ -492,16 +656,18 @@ class Soak:
         self.boot += 1
 
     def check_removed(self):
-        """Whatever was removed is at the collector, or was never promised."""
+        """Whatever was removed is at the collector, was never promised, or is still there (a settling that is done again)."""
         for _, data in self.storage.removed:
             for event in decode_records(data)[0]:
                 seq = wire.event_seq(event)
-                assert seq <= self.durable or self.promised.get(seq) != event, seq
+                is_kept = event in self.journal.read(seq, 1) or encode_record(event) in self.storage.note
+                assert seq <= self.durable or self.promised.get(seq) != event or is_kept, seq
         self.storage.removed.clear()
 
 
 def test_no_promise_is_broken_in_random_use():
-    random.seed(21)
+    random.seed(SEED)
+    promised = trimmed = 0
     for _ in range(12):
         soak = Soak()
         for _ in range(250):
@@ -509,4 +675,6 @@ def test_no_promise_is_broken_in_random_use():
             (soak.drain if kind == 0 else soak.reboot if kind < 3 else soak.append)()
             soak.check_removed()
         soak.drain()
-        assert len(soak.promised) > 100 and soak.journal.first_seq > 1
+        promised += len(soak.promised)
+        trimmed += soak.journal.first_seq - 1
+    assert promised > 1000 and trimmed > 500

@@ -45,7 +45,7 @@ def test_time_that_passed_is_right_over_the_wrap():
 
 
 def test_a_plain_difference_would_be_wrong_over_the_wrap():
-    assert 400 - (WRAP - 100) != ticks.elapsed_ms(400, WRAP - 100)
+    assert ticks.elapsed_ms(400, WRAP - 100) != 400 - (WRAP - 100)
 
 
 def test_a_duration_is_reached_at_its_last_millisecond():

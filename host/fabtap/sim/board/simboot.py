@@ -2,11 +2,6 @@
 
 micropython -X heapsize=N -i simboot.py SOCKET IMAGE BLOCKS BLOCK_BYTES PROGRAM_BYTES ERASE_US PROGRAM_US TICKS_OFFSET RUN_MAIN
 """
-import micropython
-
-# Ctrl-C before the host's files are hidden would leave the prompt in them.
-micropython.kbd_intr(-1)
-
 import os
 import sys
 import time
@@ -82,7 +77,7 @@ def shift_ticks(offset):
 
 
 start(sys.argv[1:])
-micropython.kbd_intr(3)
+# Until here the supervisor holds back what the computer sends: Ctrl-C before the host's files are hidden would show them.
 machine._booted()
 # After a soft reset in raw REPL a board runs boot.py only.
 _files = ("boot.py", "main.py") if sys.argv[-1] == "1" else ("boot.py",)
