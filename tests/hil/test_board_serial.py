@@ -305,6 +305,8 @@ def test_ctrl_c_in_a_session_opens_the_relay(board: PlainBoard) -> None:
     board.open()
     board.greet()
     push_roster(board, a_roster(board))
+    # A badge that lies there at boot opens nothing: the node must have seen that none does.
+    wait_until(lambda: board.command("clock_set", utc_ms=UTC_MS, local_offset_s=0)["mono_ms"] > 1000, 10, "a second since boot")
     board.control.ask("tap", uid=ADA)
     wait_until(lambda: board.control.ask("status")["relay"], 5, "the relay closes")
     board.write(b"\x03")

@@ -157,7 +157,7 @@ def test_the_export(lab: Lab, database: Path, tmp_path: Path) -> None:
     assert rows[0] == {
         "charge_id": "ccp-1-0000000000000000-3", "session": "1-0000000000000000-3", "machine": "laser", "member": "7",
         "name": "Ada Example", "class": "worker-owner", "started_local": "2026-03-02T09:00:03-06:00",
-        "ended_local": "2026-03-02T09:00:04-06:00", "time_uncertainty_ms": "8", "on_seconds": "90.000",
+        "ended_local": "2026-03-02T09:01:33-06:00", "time_uncertainty_ms": "15", "on_seconds": "90.000",
         "working_seconds": "30.000", "energy_wh": "2500.000", "end_reason": "badge_removed", "amount": "0.80",
         "currency": "USD", "rating_version": "1",
     }

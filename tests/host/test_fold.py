@@ -48,7 +48,7 @@ def kinds(found: Folded) -> list[str]:
 
 def test_a_session_from_start_to_end() -> None:
     found = fold(events(booted(), started(), checkpoint(2, 60_000, 20_000, 1500), ended(2, 1, 90_000, 30_000, 1900)))
-    assert found.sessions == [Session(1, JOURNAL, 2, 7, Moment(1, 2000), Moment(1, 4000), "badge_removed",
+    assert found.sessions == [Session(1, JOURNAL, 2, 7, Moment(1, 2000), Moment(1, 92000), "badge_removed",
                                       90_000, 30_000, 900, "closed")]
     assert found.oddities == []
 
@@ -64,7 +64,7 @@ def test_a_power_loss_bills_to_the_last_checkpoint() -> None:
     found = fold(events(booted(), started(), checkpoint(2, 60_000, 20_000, 1500), checkpoint(2, 120_000, 20_000, 2500),
                         booted(boot=2, mono_ms=5), started(boot=2, mono_ms=900)))
     cut, still = found.sessions
-    assert (cut.state, cut.end_reason, cut.end) == ("cut", "power_lost", Moment(1, 4000))
+    assert (cut.state, cut.end_reason, cut.end) == ("cut", "power_lost", Moment(1, 122000))
     assert (cut.on_ms, cut.working_ms, cut.energy_mwh) == (120_000, 20_000, 1500)
     assert still.state == "open"
     assert found.oddities == []
