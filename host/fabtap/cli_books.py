@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from nodecore import wire
 
 from fabtap import books, store
 from fabtap.cli_options import LAB_DEFAULT, AsJson, LabFile, open_lab
 from fabtap.screen import OUT, show_json, table
 from fabtap.timeline import Instant
+from nodecore import wire
 
 event = typer.Typer(no_args_is_help=True, help="The raw events, as the nodes wrote them.")
 session = typer.Typer(no_args_is_help=True, help="Who used which machine, and who was refused.")
@@ -46,14 +46,14 @@ def _event(found: store.StoredEvent) -> dict[str, Any]:
 def session_list(lab_file: LabFile = LAB_DEFAULT, as_json: AsJson = False) -> None:
     """List sessions and denials."""
     lab = open_lab(lab_file)
-    sessions = [{
+    sessions: list[dict[str, Any]] = [{
         "session": found.id, "machine": found.machine.id if found.machine else None, "member": found.session.member,
         "name": found.member.name if found.member else None, "started": _local(found.start, lab.timezone),
         "ended": _local(found.end, lab.timezone), "on_s": found.session.on_ms / 1000,
         "working_s": found.session.working_ms / 1000, "energy_mwh": found.session.energy_mwh,
         "state": found.session.state, "end_reason": found.session.end_reason,
     } for found in books.sessions(lab, lab.database)]
-    denials = [{
+    denials: list[dict[str, Any]] = [{
         "machine": found.machine.id if found.machine else None, "member": found.denial.member,
         "name": found.member.name if found.member else None, "at": _local(found.at, lab.timezone),
         "reason": found.denial.reason,

@@ -60,7 +60,8 @@ def status(name: Name, folder: Folder = FOLDER_DEFAULT, as_json: AsJson = False)
 
 
 @app.command()
-def tap(name: Name, uid: Annotated[str, typer.Argument(help="The badge's number in hex.")], folder: Folder = FOLDER_DEFAULT) -> None:
+def tap(name: Name, uid: Annotated[str, typer.Argument(help="The badge's number in hex.")],
+        folder: Folder = FOLDER_DEFAULT) -> None:
     """Lay a badge on the reader."""
     _tell(folder, name, "tap", uid=uid)
 
@@ -78,7 +79,8 @@ def press(name: Name, folder: Folder = FOLDER_DEFAULT) -> None:
 
 
 @app.command()
-def estop(name: Name, state: Annotated[str, typer.Argument(help="open or closed")] = "open", folder: Folder = FOLDER_DEFAULT) -> None:
+def estop(name: Name, state: Annotated[str, typer.Argument(help="open or closed")] = "open",
+          folder: Folder = FOLDER_DEFAULT) -> None:
     """Open or close the emergency stop's contact."""
     if state not in ("open", "closed"):
         raise typer.BadParameter("say open or closed")

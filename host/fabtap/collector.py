@@ -12,8 +12,6 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from nodecore import frame, wire
-
 from fabtap import boards, roster_image
 from fabtap.complaints import Complaints
 from fabtap.keys import load_secrets
@@ -22,6 +20,7 @@ from fabtap.peer import CHUNK_BYTES, Message, Peers, Refused, text_of
 from fabtap.port import AsyncPort, PortGone, open_port
 from fabtap.problem import Problem
 from fabtap.store import StoreError, Writer
+from nodecore import frame, wire
 
 LOG = logging.getLogger("fabtap.collector")
 REPLY_S = 3.0
@@ -199,7 +198,7 @@ class NodeLink:
         if image.version == self.roster_version:
             return
         begun = await self._command("roster_begin", {
-            "version": image.version, "count": image.count, "made_s": utc_ms() // 1000, "digest": image.digest})
+            "version": image.version, "count": image.badges, "made_s": utc_ms() // 1000, "digest": image.digest})
         offset = begun["value"]
         while begun["result"] == 0 and offset < len(image.entries):
             reply = await self._command("roster_chunk", {
@@ -212,7 +211,7 @@ class NodeLink:
             self._complaints.note("roster_refused", wire.RESULTS.get(done["result"], "?"))
             return
         self.roster_version = image.version
-        LOG.info("%s: roster of %d badges is in force", self.machine.id, image.count)
+        LOG.info("%s: roster of %d badges is in force", self.machine.id, image.badges)
 
 
 class Collector:

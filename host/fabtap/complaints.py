@@ -1,4 +1,4 @@
-"""How is refused input counted without flooding the log? Everything is counted; the log hears of each kind at most once a minute."""
+"""How is refused input counted without flooding the log? All is counted; the log hears of each kind at most once a minute."""
 import logging
 import time
 from collections.abc import Callable

@@ -248,7 +248,8 @@ def settle_up(story: Story) -> list[Check]:
     sessions = [found.session for found in books.sessions(story.lab, story.lab.database)]
     seqs = [found.seq for found in store.events(story.lab.database)]
     checks = [Check("every event once, none missing", seqs == list(range(1, len(seqs) + 1)), f"seq 1 to {len(seqs)}"),
-              Check("nothing quarantined, no gap", not store.quarantined(story.lab.database) and not store.gaps(story.lab.database), ""),
+              Check("nothing in quarantine, no gap",
+                    not store.quarantined(story.lab.database) and not store.gaps(story.lab.database), ""),
               *reconcile(sessions, truth["uses"], CHECKPOINT_S)]
     for check in checks:
         story.screen.print(Text.assemble(("  ok    " if check.ok else "  WRONG ", "green" if check.ok else "bold red"),

@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from datetime import date
 from typing import NamedTuple
 
-from nodecore import frame, roster
-
 from fabtap.lab import AccessEntry
 from fabtap.problem import Problem
+from nodecore import frame, roster
 
 DAY_ZERO = date(2020, 1, 1)
 
@@ -16,7 +15,7 @@ class RosterImage(NamedTuple):
     """Entries sorted by hash, their SHA-256, and a version that names exactly these entries (never 0)."""
 
     version: int
-    count: int
+    badges: int
     digest: bytes
     entries: bytes
 

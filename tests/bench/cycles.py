@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import sys
+
 import vfs
 
 CYCLES, SEED = int(sys.argv[1]), int(sys.argv[2])

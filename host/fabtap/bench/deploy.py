@@ -95,5 +95,5 @@ def _send(session: BoardSession, files: dict[str, bytes]) -> Deployed:
 
 def _listed(session: BoardSession) -> list[str]:
     """What lies in the firmware's folders on the board."""
-    code = "import os\nfor d in %r:\n try:\n  for n in os.listdir(d): print('/' + d + '/' + n)\n except OSError: pass" % (FOLDERS,)
+    code = f"import os\nfor d in {FOLDERS!r}:\n try:\n  for n in os.listdir(d): print('/' + d + '/' + n)\n except OSError: pass"
     return session.execute(code).split()

@@ -1,7 +1,8 @@
 """Who runs a simulated board: power, resets, the watchdog, the interpreter's process and the control socket?
 
 One process a board, started by `fabtap sim up`. It is driven over a Unix socket with JSON lines, one request and one answer a
-line, documented in docs/simulator.md: {"do": "tap", "uid": "04a1b2c3"} gets {"ok": true}; a mistake gets {"ok": false, "error": ...}.
+line: {"do": "tap", "uid": "04a1b2c3"} gets {"ok": true}; a mistake gets {"ok": false, "error": ...}. All of it stands in
+docs/simulator.md.
 """
 import asyncio
 import json
@@ -86,7 +87,7 @@ class SimulatedBoard:
         if not image.exists():
             image.write_bytes(b"\xff" * (self.options.blocks * self.options.block_bytes))
         self.power(True)
-        tasks = [asyncio.create_task(self.console.run()), asyncio.create_task(self._watch())]
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self.console.run()), asyncio.create_task(self._watch())]
         waiting = asyncio.create_task(self.stopped.wait())
         done, _ = await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
         self.power(False)
@@ -257,9 +258,14 @@ class Control:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one client until it leaves."""
-        while line := await reader.readline():
-            writer.write(json.dumps(self._answer(line)).encode() + b"\n")
-            await writer.drain()
+        try:
+            while line := await reader.readline():
+                writer.write(json.dumps(self._answer(line)).encode() + b"\n")
+                await writer.drain()
+        except ValueError:  # so long a line that the reader has given up
+            writer.write(b'{"ok": false, "error": "the line is too long"}\n')
+        except ConnectionError:
+            pass
         writer.close()
 
     def _answer(self, line: bytes) -> dict[str, object]:
@@ -270,7 +276,7 @@ class Control:
             return {"ok": False, "error": f"no such request ({error}); known: {', '.join(self._actions)}"}
         try:
             return {"ok": True, **(action(request) or {})}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             return {"ok": False, "error": f"{request['do']}: {type(error).__name__} {error}"}
 
     def _status(self, request: dict[str, Any]) -> dict[str, object]:

@@ -16,6 +16,7 @@ from pathlib import Path
 BACKLOG_MAX = 65536
 RAW_BANNER = b"raw REPL; CTRL-B to exit\r\n>"
 INTERRUPT_S = 0.5
+STOP_S = 0.05
 
 
 def set_inner_mode() -> None:
@@ -36,6 +37,27 @@ def catches_interrupt(process_id: int) -> bool:
             if line.startswith("SigCgt"):
                 return bool(int(line.split()[1], 16) & 2)
     return False
+
+
+def interrupt(process_id: int) -> bool:
+    """Send SIGINT if the process catches it; it stands still while we look, for without a handler the signal would end it."""
+    os.kill(process_id, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + STOP_S
+        while not stands_still(process_id) and time.monotonic() < deadline:
+            pass
+        caught = catches_interrupt(process_id)
+        if caught:
+            os.kill(process_id, signal.SIGINT)
+    finally:
+        os.kill(process_id, signal.SIGCONT)
+    return caught
+
+
+def stands_still(process_id: int) -> bool:
+    """True for a process that is stopped or has ended."""
+    with open(f"/proc/{process_id}/stat", encoding="ascii", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()[0] in "TZX"
 
 
 class Pipe:
@@ -145,8 +167,7 @@ class Console:
             await self.listening.wait()
             if b"\x02" in data:
                 self.raw = False
-            if b"\x03" in data and self.process_id and catches_interrupt(self.process_id):
-                os.kill(self.process_id, signal.SIGINT)
+            if b"\x03" in data and self.process_id and interrupt(self.process_id):
                 data = data[data.rindex(b"\x03") + 1:]
                 deadline = time.monotonic() + INTERRUPT_S
                 while self.process_id and catches_interrupt(self.process_id) and time.monotonic() < deadline:

@@ -4,15 +4,17 @@ Runs in the MicroPython unix interpreter. Messages go over a packet socket (an a
 is whole. Calls that only tell are not answered; calls that ask carry a tag, so that an answer whose question was interrupted by
 Ctrl-C is recognised and dropped. The operations are listed in ../machine_port.py.
 """
-import micropython
+import _thread
 import socket
 import struct
 import time
-import _thread
+
+import micropython
 
 PWRON_RESET, HARD_RESET, WDT_RESET, DEEPSLEEP_RESET, SOFT_RESET = 1, 2, 3, 4, 5
 
 ANSWER_MAX = 1024
+LOOK_S = 0.02
 
 _port = None
 _tag = 0
@@ -23,6 +25,7 @@ def _attach(name):
     global _port
     _port = socket.socket(socket.AF_UNIX, 5)  # SOCK_SEQPACKET
     _port.connect(struct.pack("<H", socket.AF_UNIX) + b"\0" + name.encode())
+    _port.settimeout(LOOK_S)
 
 
 def _booted():
@@ -36,17 +39,23 @@ def _tell(op, number, data=b""):
 def _ask(op, number, data=b""):
     global _tag
     _tag = tag = _tag % 255 + 1
+    # An answer that lies there under this tag is 255 questions old, and Ctrl-C has taken the one who asked.
+    _late.pop(tag, None)
     _port.send(struct.pack("<BBH", op, tag, number) + data)
     while True:
         if tag in _late:
             return _late.pop(tag)
-        answer = _port.recv(ANSWER_MAX)
+        try:
+            answer = _port.recv(ANSWER_MAX)
+        except OSError as error:
+            # A timer's callback may just have received our answer with its own.
+            if error.errno != 11:  # EAGAIN
+                raise
+            continue
         if not answer:
             raise OSError(5)
         if answer[0] == tag:
             return answer[1:]
-        if len(_late) > 8:
-            _late.clear()
         _late[answer[0]] = answer[1:]
 
 

@@ -5,11 +5,11 @@ micropython -X heapsize=N -i simboot.py SOCKET IMAGE BLOCKS BLOCK_BYTES PROGRAM_
 import os
 import sys
 import time
+
 import vfs
 
 sys.path.insert(0, sys.argv[0].rsplit("/", 1)[0])
 import machine
-
 
 ERASED = b"\xff" * 256
 """Erasing must not ask the board's heap for a whole block."""
