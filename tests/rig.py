@@ -252,6 +252,10 @@ class Rig:
         """One request to the board's control socket: tap, remove, press, estop, load, power, unplug, plug, ..."""
         return self.board.ask(do, **values)
 
+    def pause(self, seconds: float) -> None:
+        """Let the world go on: the time itself is what the scenario is about, nothing is being waited for."""
+        time.sleep(seconds)
+
     def truth(self) -> dict[str, Any]:
         """What a perfect clock and meter would have said."""
         return self.ask("truth")

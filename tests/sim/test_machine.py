@@ -298,14 +298,15 @@ def test_ctrl_c_in_the_middle_of_calls_mixes_up_no_answers(host: MachineHost, rn
         while time.monotonic() < until:
             process.send_signal(signal.SIGINT)
             sent += 1
-            time.sleep(rng.random() * 0.006)
+            # The unix interpreter ends at a second SIGINT that comes before it has looked at the first.
+            time.sleep(0.002 + rng.random() * 0.006)
         out, errors = process.communicate(timeout=RUN_S)
     finally:
         process.kill()
     assert process.returncode == 0, errors
     done, wrong, stopped = [int(word) for word in out.split()]
     assert done > 1000
-    assert stopped > sent / 3 > 50
+    assert stopped > sent / 3 > 20
     assert wrong == 0
 
 
