@@ -79,10 +79,9 @@ CAUSE_MEANINGS = {
 }
 FAULT_MEANINGS = {
     "program": "an exception reached the main loop; the node resets",
-    "flash": "reserved",
     "meter": "the meter fell silent",
     "reader": "the reader did not start",
-    "relay_cut_by_timer": "reserved",
+    "relay_cut_by_timer": "the loop did not renew the relay in time, and its timer opened it",
 }
 
 

@@ -20,7 +20,7 @@ REFUSED_GONE_MS = 300
 METER_SILENT_MS = 3000
 METER_GAP_MS = 2000
 SETTLE_MS = 1200
-FAULT_NUMBERS = {"program": 1, "flash": 2, "meter": 3, "reader": 4, "relay": 5}
+FAULT_NUMBERS = {"program": 1, "meter": 3, "reader": 4, "relay": 5}
 
 
 class Node:

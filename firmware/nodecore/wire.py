@@ -80,7 +80,7 @@ MESSAGES = {
     69: ("greet", "down", "<", ()),
 }
 
-FAULTS = {1: "program", 2: "flash", 3: "meter", 4: "reader", 5: "relay_cut_by_timer"}
+FAULTS = {1: "program", 3: "meter", 4: "reader", 5: "relay_cut_by_timer"}
 
 
 class WireError(ValueError):

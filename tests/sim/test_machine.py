@@ -257,13 +257,13 @@ print(len(once), once[0] is one, len(often) >= 10, len(never))
 
 HAMMERED = """
 import time
-print('ready')
 begun = time.ticks_ms()
 done = wrong = stopped = 0
 def left():
     return time.ticks_diff(time.ticks_ms(), begun) < 2500
 def work():
     global done, wrong
+    if done == 0: print('ready')
     while left():
         for pin in range(200):
             wrong += machine.ADC(pin).read_u16() != pin * 7 + 1
