@@ -20,6 +20,7 @@ REFUSED_GONE_MS = 300
 METER_SILENT_MS = 3000
 METER_GAP_MS = 2000
 SETTLE_MS = 1200
+METER_LAG_MS = 700
 FAULT_NUMBERS = {"program": 1, "meter": 3, "reader": 4, "relay": 5}
 
 
@@ -238,7 +239,8 @@ class Node:
 
     def _look_at_session(self, now):
         if self._access.state == "session":
-            if ticks.reached(now, self._checkpoint_at, self._settings["checkpoint_ms"]):
+            # The interval is what a power cut may cost. The meter tells of what was up to METER_LAG_MS ago, so it is written sooner.
+            if ticks.reached(now, self._checkpoint_at, self._settings["checkpoint_ms"] - METER_LAG_MS):
                 self._checkpoint_at = now
                 if not self._checkpoint(reserve=2):
                     self._happened("flash_failed")

@@ -10,6 +10,10 @@ def states(*readings_mw):
     return [activity.note(power_mw) for power_mw in readings_mw]
 
 
+def test_less_than_half_a_watt_is_off():
+    assert OFF_MW == 500
+
+
 def test_a_machine_is_off_until_it_draws_power():
     assert Activity(WORKING_MW).state == "off"
     assert states(0, OFF_MW - 1) == ["off", "off"]

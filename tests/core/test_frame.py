@@ -145,6 +145,11 @@ def test_frames_are_found_however_the_bytes_are_cut():
         assert frames_of(data, piece_bytes) == expected, piece_bytes
 
 
+def test_the_bounds_of_lines_are_those_of_the_first_node():
+    # Both ends have them built in: a shorter one would drop what an older peer sends.
+    assert (frame.DOWN_LINE_MAX, frame.UP_LINE_MAX) == (200, 1024)
+
+
 def test_an_unfinished_line_is_no_frame_yet():
     reader = frame.LineReader(frame.DOWN_LINE_MAX)
     line = frame.to_line(seal(1))
@@ -233,6 +238,8 @@ def test_the_longest_line_is_a_frame_and_a_longer_one_is_not():
 
 def test_memory_is_bounded_whatever_comes():
     reader = frame.LineReader(frame.DOWN_LINE_MAX)
+    reader.push(b"z" * 5000)
+    assert len(reader._buffer) <= frame.DOWN_LINE_MAX
     for piece in (b"x" * 150, b"~" + b"A" * 99, b"\x00" * 333, b"y" * 180 + b"\n"):
         for _ in range(50):
             assert reader.push(piece) == []

@@ -254,13 +254,13 @@ def test_a_collector_from_a_backup_gets_the_events_again():
     assert bench.journal.acked_seq == 9
 
 
-def damaged(count):
-    """A greeted bench whose second segment can't be read, and the collector has the first one."""
+def damaged(count, bit=100):
+    """A greeted bench with a flipped bit in its second segment (so early that none of it can be read); the first one is acked."""
     storage = MemoryStorage()
     bench = Bench(opened(storage))
     for _ in range(count):
         note(bench.journal)
-    storage.flip("00000004", 100)
+    storage.flip("00000004", bit)
     bench.greeted()
     bench.next()
     bench.ack(3)
@@ -271,6 +271,16 @@ def test_where_events_are_damaged_hello_says_where_they_go_on():
     bench = damaged(9)
     name, fields = bench.next()
     assert (name, fields["first_seq"], bench.journal.first_seq) == ("hello", 7, 1)
+    bench.ack(6)
+    assert seqs(wire.unpack_events(bench.next()[1]["data"])) == [7, 8, 9]
+
+
+def test_a_hole_of_one_event_is_told_as_well():
+    bench = damaged(9, 2 * 34 * 8 + 50)
+    assert seqs(wire.unpack_events(bench.next()[1]["data"])) == [4, 5]
+    bench.ack(5)
+    name, fields = bench.next()
+    assert (name, fields["first_seq"]) == ("hello", 7)
     bench.ack(6)
     assert seqs(wire.unpack_events(bench.next()[1]["data"])) == [7, 8, 9]
 
@@ -390,8 +400,14 @@ def test_a_reply_goes_out_before_anything_else():
 def test_a_reply_does_not_wait_for_hello():
     bench = Bench()
     bench.next()
-    bench.link.reply(5, 0, 1, 0)
-    assert bench.next_name() == "reply" and bench.next_name() is None
+    bench.link.reply(5, 0, 1)
+    assert bench.next()[1]["value"] == 0 and bench.next_name() is None
+
+
+def test_the_first_status_has_a_number_that_a_collector_takes():
+    # A collector counts from 0 at each hello and takes only what is above.
+    bench = Bench().greeted()
+    assert bench.next(link.STATUS_MS)[1]["counter"] == 1
 
 
 def test_a_status_is_sent_at_its_period_and_is_numbered():

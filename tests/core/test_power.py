@@ -51,6 +51,11 @@ def test_the_smallest_readings_add_up_too():
     assert energy.energy_mwh_total == 1
 
 
+def test_a_new_meter_has_nothing_in_its_remainder():
+    assert added([(1, MW_MS_PER_MWH - 1)]).energy_mwh_total == 0
+    assert added([(1, MW_MS_PER_MWH)]).energy_mwh_total == 1
+
+
 def test_how_a_span_is_cut_into_readings_changes_nothing():
     for power_mw in (1, 777, 61234):
         whole = added([(power_mw, 7200000)])

@@ -36,7 +36,12 @@ def test_a_roster_has_the_bytes_of_the_first_one():
     assert roster.pack_head(0x04030201, 2, 0x14131211, b"d" * 32) == (
         b"FTR1" b"\x01\x02\x03\x04" b"\x02\x00\x00\x00" b"\x11\x12\x13\x14" + b"d" * 32)
     assert roster.pack_entry(b"hashhash", 0x04030201, 0x0605, 3) == b"hashhash" b"\x01\x02\x03\x04" b"\x05\x06" b"\x03" b"\x00"
-    assert (roster.HEAD_BYTES, roster.ENTRY_BYTES) == (48, 16)
+    assert (roster.HEAD_BYTES, roster.ENTRY_BYTES, roster.NEVER, roster.MEMBERS_MAX) == (48, 16, 0xFFFF, 20000)
+
+
+def test_days_count_from_the_first_of_2020():
+    # Between 1970 and 2020 there were 12 leap years, 1972 to 2016.
+    assert roster.DAY_ZERO == 50 * 365 + 12
 
 
 def test_a_badge_is_known_by_the_first_8_bytes_of_its_mac():
