@@ -362,9 +362,11 @@ class Collector:
             counts = complaints.take()
             if counts:
                 try:
-                    await asyncio.wrap_future(self.writer.add_counts(name, counts))
+                    # Shielded: a job that is queued is carried out, also when we are told to end meanwhile.
+                    await asyncio.shield(asyncio.wrap_future(self.writer.add_counts(name, counts)))
                 except StoreError as error:
-                    LOG.error("counts of %s are lost: %s", name, error)
+                    complaints.give_back(counts)
+                    LOG.error("counts of %s are not stored yet: %s", name, error)
 
 
 async def run_until_told(collector: Collector) -> None:

@@ -1,7 +1,7 @@
 """How is refused input counted without flooding the log? All is counted; the log hears of each kind at most once a minute."""
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 SILENCE_S = 60.0
 
@@ -30,3 +30,8 @@ class Complaints:
         """What was counted since the last call."""
         counts, self._counts = self._counts, {}
         return counts
+
+    def give_back(self, counts: Mapping[str, int]) -> None:
+        """What was taken could not be stored: it is counted again at the next call of `take`."""
+        for name, count in counts.items():
+            self._counts[name] = self._counts.get(name, 0) + count

@@ -17,11 +17,11 @@ HEADING = "# FabTap's node secrets. Whoever reads this file can forge events: ke
 def load_secrets(path: Path) -> dict[int, bytes]:
     """Secrets by node number; none when the file isn't there yet. Raises Problem for a damaged file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:
         return {}
     try:
-        found = {int(node): bytes.fromhex(secret) for node, secret in tomllib.loads(text)["nodes"].items()}
+        found = {int(node): bytes.fromhex(secret) for node, secret in tomllib.loads(data.decode())["nodes"].items()}
     except (tomllib.TOMLDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise Problem(path, None, f"holds no node secrets ({error})", "Restore it from the backup.") from None
     for node, secret in found.items():
@@ -38,7 +38,9 @@ def secret_of(path: Path, node: int) -> bytes:
         known[node] = secrets.token_bytes(SECRET_BYTES)
         lines = [f'{number} = "{secret.hex()}"\n' for number, secret in sorted(known.items())]
         temporary = path.with_name(path.name + ".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        # What a crash has left there may be readable by others, and would stay so.
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(HEADING + "".join(lines))
             file.flush()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fabtap.problem import Problem, find_line
+from nodecore.roster import MEMBERS_MAX
 from nodecore.wire import REASONS
 
 CLASSES = ("parent-cooperative", "worker-owner", "community-stakeholder", "trainee", "guest")
@@ -197,6 +198,7 @@ def load_members(path: str | Path) -> tuple[Member, ...]:
                       f"Make it exactly {','.join(COLUMNS)} (columns parted by commas).")
     members = []
     seen: dict[str, int] = {}
+    badges = 0
     for line, cells in rows:
         member = _member(file, line, cells)
         for thing in (f"member {member.number}", *(f"badge {badge.uid.hex()}" for badge in member.badges)):
@@ -204,6 +206,10 @@ def load_members(path: str | Path) -> tuple[Member, ...]:
                 raise Problem(file, line, f"{thing} stands in line {seen[thing]} already",
                               "A number and a badge belong to one member, once; change or delete one of the two.")
             seen[thing] = line
+        badges += len(member.badges)
+        if badges > MEMBERS_MAX:
+            raise Problem(file, line, f"more than {MEMBERS_MAX} badges, which is what a node takes",
+                          "Take badges that are no longer used out.")
         members.append(member)
     return tuple(members)
 

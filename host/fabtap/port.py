@@ -5,6 +5,7 @@ changes. So neither line is touched here: pyserial's own defaults (both on) ask 
 so that closing does not drop them either.
 """
 import asyncio
+import errno
 import os
 import termios
 from pathlib import Path
@@ -25,12 +26,16 @@ def open_port(path: str | Path) -> serial.Serial:
     """An exclusive, non-blocking port. Raises PortGone when there is no such device, Problem when somebody else has it."""
     try:
         port = serial.Serial(str(path), BAUD, timeout=0, write_timeout=0, exclusive=True)
-    except serial.SerialException as error:
-        if "lock" in str(error):
+    except (OSError, termios.error) as error:
+        if getattr(error, "errno", None) == errno.EWOULDBLOCK:
             raise Problem(path, None, "is in use by another program", "Close it there, then try again.") from None
         raise PortGone(str(error)) from None
-    keep_lines_on_close(port.fileno())
-    read_nothing_as_hang_up(port.fileno())
+    try:
+        keep_lines_on_close(port.fileno())
+        read_nothing_as_hang_up(port.fileno())
+    except (OSError, termios.error) as error:
+        port.close()
+        raise PortGone(str(error)) from None
     return port
 
 

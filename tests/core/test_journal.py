@@ -23,6 +23,7 @@ class MemoryStorage:
     def __init__(self):
         self.files = {}
         self.removed = []
+        self.reads = 0
         self.fail_bytes = None
         self.note = b""
         self.fail_note_bytes = None
@@ -50,6 +51,7 @@ class MemoryStorage:
 
     def read(self, folder, name):
         self._must_be(folder, name)
+        self.reads += 1
         return self.files[folder][name]
 
     def append(self, folder, name, data):
@@ -244,6 +246,21 @@ def test_a_segment_is_named_for_its_first_event_and_keeps_its_size():
     assert max([len(data) for data in storage.files[storage.folders()[0]].values()]) <= SEGMENT_BYTES
 
 
+def test_a_segment_may_be_filled_to_its_last_byte():
+    storage = MemoryStorage()
+    journal = opened(storage, 3 * 34)
+    for _ in range(4):
+        note(journal)
+    assert storage.segments() == ["00000001", "00000004"]
+
+
+def test_a_segment_keeps_its_size_over_boots():
+    storage = MemoryStorage()
+    for _ in range(7):
+        note(opened(storage))
+    assert storage.segments() == ["00000001", "00000004", "00000007"]
+
+
 def test_a_boot_goes_on_in_the_last_segment():
     storage, _ = filled(4)
     note(opened(storage))
@@ -385,6 +402,14 @@ def test_a_noted_event_survives_a_boot_once():
         assert members(opened(storage))[count:] == [500, 501]
 
 
+def test_a_noted_event_keeps_its_number_though_all_segments_are_gone():
+    storage, _ = noted(2)
+    storage.files[storage.folders()[0]].clear()
+    again = opened(storage)
+    assert (again.first_seq, again.next_seq, again.acked_seq, again.last_boot) == (3, 4, 2, 9)
+    assert members(again) == [500]
+
+
 def test_a_note_that_was_settled_is_not_taken_again():
     storage, journal = noted(2)
     journal.settle()
@@ -498,6 +523,20 @@ def test_no_flipped_bit_makes_a_number_or_a_boot_be_used_twice():
             assert seqs(events) == sorted(seqs(events))
 
 
+def test_a_boot_whose_only_event_is_damaged_still_counts():
+    for count in (2, 3):
+        # The last boot's event is the third of a segment, or the first of one.
+        origin = MemoryStorage()
+        for boot in range(1, count + 2):
+            note(opened(origin), boot)
+        name = origin.segments()[-1]
+        for bit in range(34 * 8):
+            storage = origin.copy()
+            storage.flip(name, count % 3 * 34 * 8 + bit)
+            assert opened(storage).last_boot >= count + 1, (count, bit)
+        assert opened(origin).last_boot == count + 1
+
+
 def test_damage_costs_the_same_numbers_at_every_boot():
     for bit in range(0, 64, 5):
         storage, _ = filled(7)
@@ -528,6 +567,23 @@ def test_a_batch_ends_at_its_size_and_at_its_segment():
     assert seqs(journal.read(3, 400)) == [3]
     assert seqs(journal.read(4, 400)) == [4, 5, 6]
     assert journal.read(8, 400) == [] and journal.read(9000, 400) == []
+
+
+def test_what_was_dropped_is_passed_over():
+    _, journal = filled(0)
+    for _ in range(2 * CAPACITY):
+        journal.acknowledge(note(journal))
+    assert journal.first_seq > 10
+    for seq in (1, 10, journal.first_seq):
+        assert wire.event_seq(journal.read(seq, 400)[0]) == journal.first_seq
+
+
+def test_reading_looks_into_one_segment():
+    storage, journal = filled(30)
+    for seq in range(1, 31):
+        storage.reads = 0
+        assert wire.event_seq(journal.read(seq, 400)[0]) == seq
+        assert storage.reads == 1, seq
 
 
 def test_every_batch_size_gives_every_event_once():
@@ -585,14 +641,24 @@ def test_what_is_acknowledged_stays_until_half_the_journal_is_kept():
 
 
 def test_only_acknowledged_events_are_dropped():
-    storage, journal = filled(0)
-    for number in range(CAPACITY):
-        note(journal, reserve=0)
-        if number == 7:
-            journal.acknowledge(7)
-    # Segments 1 to 3 and 4 to 6 are acknowledged, of 7 to 9 only a part.
-    assert [name for name, _ in storage.removed] == ["00000001", "00000004"]
-    assert journal.first_seq == 7 and seqs(all_events(journal)) == list(range(7, CAPACITY + 1))
+    for acked, dropped in ((5, ["00000001"]), (6, ["00000001", "00000004"]), (8, ["00000001", "00000004"])):
+        storage, journal = filled(8)
+        journal.acknowledge(acked)
+        for _ in range(CAPACITY - 8):
+            note(journal, reserve=0)
+        # A segment goes only when all of it is acknowledged.
+        assert [name for name, _ in storage.removed] == dropped, acked
+        assert seqs(all_events(journal)) == list(range(3 * len(dropped) + 1, CAPACITY + 1))
+
+
+def test_the_segment_that_is_written_is_never_dropped():
+    storage = MemoryStorage()
+    journal = opened(storage, 34 * CAPACITY)
+    for _ in range(CAPACITY + 1):
+        journal.acknowledge(note(journal))
+    assert storage.segments() == ["00000001", "%08x" % (CAPACITY + 1)] and storage.removed == []
+    note(journal)
+    assert seqs(all_events(journal, CAPACITY)) == [CAPACITY, CAPACITY + 1, CAPACITY + 2]
 
 
 def test_after_a_boot_without_network_an_acknowledged_journal_has_room():

@@ -47,7 +47,7 @@ class BoardSession:
                 return
             except (TransportError, serial.SerialException, OSError) as error:
                 self.close()
-                if "lock" in str(error):
+                if "exclusively lock" in str(error):
                     raise BoardProblem(self.port, "is in use by another program",
                                        "Stop the collector (or whoever has it), then try again.", 8) from None
                 if time.monotonic() >= deadline:

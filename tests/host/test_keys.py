@@ -1,0 +1,125 @@
+"""Does a node keep its secret, and does nobody but its owner get to read it?"""
+import os
+import secrets
+import stat
+from pathlib import Path
+
+import pytest
+
+from fabtap.keys import SECRET_BYTES, load_secrets, secret_of
+from fabtap.problem import Problem
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys.toml"
+
+
+@pytest.fixture
+def open_umask() -> object:
+    """A umask that takes no right away, as a careless shell has it."""
+    before = os.umask(0)
+    yield None
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_no_file_means_no_secrets(path: Path) -> None:
+    assert load_secrets(path) == {}
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_only_the_owner_may_read_the_file(path: Path) -> None:
+    plain = path.with_name("plain")
+    plain.touch()
+    assert mode(plain) == 0o666  # control: the umask would let anybody read
+    secret_of(path, 1)
+    assert mode(path) == 0o600
+    secret_of(path, 2)
+    assert mode(path) == 0o600
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_what_a_crash_left_beside_it_does_not_make_it_readable(path: Path) -> None:
+    left = path.with_name("keys.toml.new")
+    left.write_text("[nod")
+    assert mode(left) == 0o666
+    secret = secret_of(path, 1)
+    assert mode(path) == 0o600
+    assert load_secrets(path) == {1: secret}
+
+
+def test_a_secret_is_kept_over_calls_and_over_other_nodes(path: Path) -> None:
+    first = secret_of(path, 1)
+    second = secret_of(path, 2)
+    assert len(first) == SECRET_BYTES and first != second
+    assert secret_of(path, 1) == first
+    assert load_secrets(path) == {1: first, 2: second}
+
+
+def test_a_known_secret_leaves_the_file_alone(path: Path) -> None:
+    secret_of(path, 1)
+    before = path.stat()
+    secret_of(path, 1)
+    after = path.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("data", [
+    b"[nodes", b"", b"[node]\n", b"nodes = 3\n", b'[nodes]\none = "00"\n', b'[nodes]\n1 = "xyz"\n', b"[nodes]\n1 = 5\n",
+    b"\xff\xfe\x00 torn", b'[nodes]\n1 = "\x00"\n',
+], ids=["torn", "empty", "other table", "no table", "no number", "no hex", "no text", "not UTF-8", "zeros"])
+def test_a_damaged_file_is_a_problem_and_stays_as_it_is(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    for use in (lambda: load_secrets(path), lambda: secret_of(path, 1)):
+        with pytest.raises(Problem, match="holds no node secrets") as caught:
+            use()
+        assert str(path) in str(caught.value) and "backup" in caught.value.mend
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("size", [0, 16, 31, 33])
+def test_a_secret_of_another_length_is_a_problem_that_does_not_show_it(path: Path, size: int) -> None:
+    secret = secrets.token_bytes(size).hex()
+    path.write_text(f'[nodes]\n1 = "{secret}"\n')
+    with pytest.raises(Problem, match=f"node 1: the secret has {size} bytes, not 32") as caught:
+        load_secrets(path)
+    assert not secret or secret not in str(caught.value)
+
+
+def test_a_failure_while_writing_leaves_the_old_file_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = secret_of(path, 1)
+
+    def disk_full(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", disk_full)
+        with pytest.raises(OSError, match="disk full"):
+            secret_of(path, 2)
+        assert load_secrets(path) == {1: first}
+    second = secret_of(path, 2)
+    assert load_secrets(path) == {1: first, 2: second}
+
+
+def test_the_new_file_is_durable_before_it_takes_the_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        order.append("fsync")
+        fsync(descriptor)
+
+    def noted_replace(self: Path, target: Path) -> Path:
+        order.append("replace")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    secret_of(path, 1)
+    assert order[:2] == ["fsync", "replace"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["keys.toml"]
