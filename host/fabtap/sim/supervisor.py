@@ -64,6 +64,7 @@ class SimulatedBoard:
         self.wiring = Wiring(self.machine, self.world, options.pins, options.buses, self.note)
         self.console = Console(options.path(".tty"), self._console_bytes)
         self.machine.booted = self.console.listening.set
+        self.machine.interrupt = self.console.interrupt_again
         self.powered = False
         self.boots = 0
         self._line = bytearray()

@@ -175,6 +175,11 @@ class Console:
             if data:
                 self.inner.write(data)
 
+    def interrupt_again(self) -> None:
+        """A timer's thread took the interrupt that was meant for the program: the program gets it again."""
+        if self.process_id and catches_interrupt(self.process_id):
+            os.kill(self.process_id, signal.SIGINT)
+
     def _from_computer(self, data: bytes) -> None:
         self._incoming.put_nowait(data)
 
