@@ -203,7 +203,8 @@ class NodeLink:
         while begun["result"] == 0 and offset < len(image.entries):
             reply = await self._command("roster_chunk", {
                 "offset": offset, "data": image.entries[offset:offset + CHUNK_BYTES]})
-            if reply["result"]:
+            # A node that does not get further would keep us here for good.
+            if reply["result"] or reply["value"] <= offset:
                 break
             offset = reply["value"]
         done = await self._command("roster_commit", {"version": image.version})

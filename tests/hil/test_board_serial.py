@@ -199,7 +199,6 @@ def test_random_noise_is_survived(board: PlainBoard, rng: random.Random) -> None
     assert reply["result"] == 0
 
 
-@pytest.mark.prove
 @on_boards
 def test_frames_that_are_not_for_this_node_are_not_answered_but_counted(board: PlainBoard) -> None:
     board.open()
@@ -239,7 +238,6 @@ def test_frames_that_are_not_for_this_node_are_not_answered_but_counted(board: P
     assert board.message("reply")["counter"] == board.counter
 
 
-@pytest.mark.prove
 @on_boards
 def test_a_replayed_command_is_answered_stale_and_not_carried_out(board: PlainBoard) -> None:
     board.open()
@@ -292,14 +290,14 @@ def test_ctrl_c_gives_the_prompt_with_the_relay_pin_low(board: PlainBoard) -> No
     board.write(b"\x03")
     board.text_until(b">>> ")
     board.write(b"import machine; print('pin', machine.Pin(15).value())\r")
-    assert b"pin 0" in board.text_until(b"\n>>> ").replace(b"print('pin'", b"")
+    # The echo of the line says print('pin', ...), only the answer says this.
+    board.text_until(b"pin 0\r\n")
     # Ctrl-D starts the node again: a soft reset, as on every board.
     board.write(b"\x04")
     board.text_until(b"MPY: soft reboot")
     board.greet()
 
 
-@pytest.mark.prove
 @pytest.mark.board_backends("simulated")
 def test_ctrl_c_in_a_session_opens_the_relay(board: PlainBoard) -> None:
     board.open()

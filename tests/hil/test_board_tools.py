@@ -265,7 +265,6 @@ def test_firmware_that_does_not_compile_touches_nothing(
 
 # Service mode, relay and watchdog.
 
-@pytest.mark.prove
 @pytest.mark.board_backends("simulated")
 def test_the_relay_is_off_in_service_mode_whatever_happens(board: Any) -> None:
     control = board.control

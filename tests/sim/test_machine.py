@@ -285,7 +285,6 @@ print(done, wrong, stopped)
 """
 
 
-@pytest.mark.prove
 def test_ctrl_c_in_the_middle_of_calls_mixes_up_no_answers(host: MachineHost, rng: random.Random) -> None:
     for pin in range(200):
         host.port.adc[pin] = lambda pin=pin: pin * 7 + 1
@@ -397,7 +396,6 @@ def test_pins_keep_their_level_over_a_soft_reset_and_lose_it_in_a_hard_one(blank
     assert not blank.ask("status")["relay"]
 
 
-@pytest.mark.prove
 def test_ctrl_c_at_any_moment_of_a_boot_does_not_end_the_interpreter(blank: SimClient, rng: random.Random) -> None:
     """A Ctrl-C before the interpreter catches it would kill it, and the board would boot twice."""
     for _ in range(12):
@@ -422,7 +420,6 @@ def test_the_flash_survives_power_off_and_a_new_supervisor(fresh: Callable[..., 
     assert run(fresh(), "print(open('/kept.txt').read())") == "kept"
 
 
-@pytest.mark.prove
 def test_power_lost_in_the_middle_of_a_write_leaves_a_mountable_file_system(
         fresh: Callable[..., SimClient], rng: random.Random) -> None:
     board = fresh(program_ms=1.0, erase_ms=2.0)
@@ -553,7 +550,6 @@ class Clock:
         return self.s
 
 
-@pytest.mark.prove
 def test_the_energy_is_the_integral_of_any_series_of_loads(rng: random.Random) -> None:
     clock = Clock()
     world = World(clock, working_w=60.0)
