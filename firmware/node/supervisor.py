@@ -239,7 +239,7 @@ class Node:
 
     def _look_at_session(self, now):
         if self._access.state == "session":
-            # The interval is what a power cut may cost. The meter tells of what was up to METER_LAG_MS ago, so it is written sooner.
+            # The interval is what a power cut may cost, and the meter tells of what was up to METER_LAG_MS ago: write sooner.
             if ticks.reached(now, self._checkpoint_at, self._settings["checkpoint_ms"] - METER_LAG_MS):
                 self._checkpoint_at = now
                 if not self._checkpoint(reserve=2):

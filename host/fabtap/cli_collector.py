@@ -7,7 +7,7 @@ import typer
 
 from fabtap import store
 from fabtap.cli_options import LAB_DEFAULT, AsJson, LabFile, open_lab
-from fabtap.collector import Collector, run_until_told
+from fabtap.collector import Collector, run_until_told, secrets_of_machines
 from fabtap.screen import OUT, show_json, table
 
 app = typer.Typer(no_args_is_help=True, help="Take events from the nodes and store each exactly once.")
@@ -17,6 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Take events from the nodes and sto
 def run(lab_file: LabFile = LAB_DEFAULT) -> None:
     """Listen on every machine's port until stopped (Ctrl-C or SIGTERM)."""
     lab = open_lab(lab_file)
+    secrets_of_machines(lab)  # asked before there is a database: a lab that can't start leaves nothing behind
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with store.Writer(lab.database) as writer:
         asyncio.run(run_until_told(Collector(lab, writer)))

@@ -215,6 +215,16 @@ class NodeLink:
         LOG.info("%s: roster of %d badges is in force", self.machine.id, image.badges)
 
 
+def secrets_of_machines(lab: Lab) -> dict[int, bytes]:
+    """The secrets by node number. Raises Problem when a machine's node has none."""
+    secrets = load_secrets(lab.keys)
+    for machine in lab.machines:
+        if machine.node not in secrets:
+            raise Problem(lab.keys, None, f"has no secret for node {machine.node} ({machine.id})",
+                          f"Provision the node first: fabtap board provision {machine.id}.")
+    return secrets
+
+
 class Collector:
     """The whole: a lab, its database, its ports."""
 
@@ -224,11 +234,7 @@ class Collector:
         self.heard = heard
         self.statuses: dict[str, dict[str, Any]] = {}
         self.links: dict[str, NodeLink] = {}
-        self._secrets = load_secrets(lab.keys)
-        for machine in lab.machines:
-            if machine.node not in self._secrets:
-                raise Problem(lab.keys, None, f"has no secret for node {machine.node} ({machine.id})",
-                              f"Provision the node first: fabtap board provision {machine.id}.")
+        self._secrets = secrets_of_machines(lab)
         self.peers = Peers(self._secrets)
         self._complaints: dict[str, Complaints] = {}
         self._lab_stamp = self._stamp()

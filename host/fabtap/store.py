@@ -306,9 +306,7 @@ class Writer:
 
 def _clear(error: BaseException) -> BaseException:
     """The exception of the cause; what isn't SQLite's stays as it is."""
-    if isinstance(error, OverflowError):  # a node's number of 64 bits that SQLite can't hold
-        return StoreError(str(error))
-    if not isinstance(error, sqlite3.Error):
+    if not isinstance(error, (sqlite3.Error, OverflowError)):  # the latter: a node's 64 bits that SQLite can't hold
         return error
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code
     return _CAUSES.get(code, StoreError)(str(error))

@@ -114,7 +114,7 @@ def test_every_command_refuses_a_lab_with_a_mistake(lab_file: Path, command: tup
     before = files_in(lab_file.parent)
     done = run_fabtap(*command, "--lab", lab_file, cwd=lab_file.parent)
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"{lab_file}:14: machine 1: node is -1" in done.stderr
+    assert f"{lab_file}:13: machine 1: node is -1" in done.stderr
     assert files_in(lab_file.parent) == before
 
 
@@ -193,8 +193,8 @@ def test_json_of_a_small_database_tells_what_is_in_it(lab_file: Path) -> None:
     assert (charge["name"], charge["currency"], charge["pending"]) == ("Ada Example", "USD", None)
     assert charge["amount"] == "0.30"  # 1 minute on, half a minute working, 0.01 kWh
     assert ask_json(lab_file, "charge", "export", "out.csv")["charges"] == 1
-    status = ask_json(lab_file, "collector", "status")
-    assert status == {"journals": [{"node": 1, "journal_id": JOURNAL.hex(), "watermark": 4}], "refused": {"laser": {"wrong_mac": 2}}}
+    assert ask_json(lab_file, "collector", "status") == {
+        "journals": [{"node": 1, "journal_id": JOURNAL.hex(), "watermark": 4}], "refused": {"laser": {"wrong_mac": 2}}}
 
 
 @pytest.mark.parametrize("command, shown", [
@@ -293,7 +293,8 @@ def test_a_socket_that_a_dead_board_has_left_counts_as_not_up(tmp_path: Path) ->
     assert done.returncode == 2 and "laser: is not up." in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("sim", "estop", "laser", "ajar"), ("sim", "load", "laser", "much"), ("sing",)], ids=" ".join)
+@pytest.mark.parametrize("arguments", [
+    ("sim", "estop", "laser", "ajar"), ("sim", "load", "laser", "much"), ("sing",)], ids=" ".join)
 def test_a_wrong_word_on_the_command_line_is_exit_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = run_fabtap(*arguments, cwd=tmp_path)
     assert done.returncode == 2

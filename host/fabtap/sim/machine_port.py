@@ -52,7 +52,8 @@ class MachinePort:
                 ("I", "_pin_init"), ("W", "_pin_write"), ("R", "_pin_read"), ("M", "_pwm"), ("A", "_adc"),
                 ("S", "_spi"), ("s", "_spi"), ("C", "_i2c"), ("c", "_i2c_scan"), ("B", "_uart_init"),
                 ("U", "_uart_write"), ("u", "_uart_any"), ("v", "_uart_read"), ("T", "_rtc_set"), ("t", "_rtc_get"),
-                ("Q", "_identity"), ("D", "_watchdog_start"), ("F", "_watchdog_feed"), ("X", "_hard_reset"), ("K", "_interrupt_again"),
+                ("Q", "_identity"), ("D", "_watchdog_start"), ("F", "_watchdog_feed"), ("X", "_hard_reset"),
+                ("K", "_interrupt_again"),
                 ("Y", "_boot_done"))}
 
     def handle(self, packet: bytes) -> bytes | None:
