@@ -147,6 +147,9 @@ class Node:
         elif seen == "absent":
             self._tap_waiting = False
             self._happened("badge_absent")
+        if self._tap_waiting and self._access.state == "spent":
+            # A tap comes only after an absence, which may have been seen while the last session settled.
+            self._happened("badge_absent")
         if self._tap_waiting and self._access.state == "idle":
             self._tap_waiting = False
             self._evaluate()

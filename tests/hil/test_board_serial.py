@@ -42,7 +42,7 @@ def a_roster(board: PlainBoard, count: int = 20) -> RosterImage:
 
 
 def begin_roster(board: PlainBoard, image: RosterImage) -> None:
-    begun = board.command("roster_begin", version=image.version, count=image.count, made_s=1, digest=image.digest)
+    begun = board.command("roster_begin", version=image.version, count=image.badges, made_s=1, digest=image.digest)
     assert (begun["result"], begun["value"]) == (0, 0)
 
 
@@ -246,7 +246,7 @@ def test_a_replayed_command_is_answered_stale_and_not_carried_out(board: PlainBo
     board.counter += 7
     counter = board.counter
     begin = board.peers.line(board.node, "roster_begin", {
-        "boot_nonce": board.nonce, "counter": counter, "version": image.version, "count": image.count, "made_s": 1,
+        "boot_nonce": board.nonce, "counter": counter, "version": image.version, "count": image.badges, "made_s": 1,
         "digest": image.digest})
     board.write(begin)
     assert board.message("reply")["result"] == 0
