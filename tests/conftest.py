@@ -89,6 +89,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers of this test's own: the same ones for the same FABTAP_SEED, whatever other tests run."""
+    # -q hides the header; what is printed here is shown with a failure.
+    print(f"repeat with FABTAP_SEED={SEED}")
     return random.Random(f"{SEED} {request.node.nodeid}")
 
 
@@ -142,7 +144,7 @@ def simulated_board(flash_images: FlashImages) -> Iterator[SimulatedBoard]:
             yield SimulatedBoard(control, NODE, load_secrets(flash_images.keys)[NODE])
             control.down()
         finally:
-            end_processes([process_id] if process_id in processes_naming(f"{folder}/") else [])
+            end_processes([process_id] if process_id in processes_naming(str(folder)) else [])
 
 
 @pytest.fixture

@@ -148,11 +148,11 @@ def lab_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        left = processes_naming(f"{folder}/")
+        left = processes_naming(str(folder))
         deadline = time.monotonic() + 5
         while left and time.monotonic() < deadline:
             time.sleep(POLL_S)
-            left = processes_naming(f"{folder}/")
+            left = processes_naming(str(folder))
         end_processes(list(left))
         shutil.rmtree(folder, ignore_errors=True)
     assert not left, f"these processes were left behind: {left}"
@@ -199,7 +199,7 @@ class FlashImages:
                 session.close()
             client.down()
         finally:
-            end_processes([process_id] if process_id in processes_naming(f"{folder}/") else [])
+            end_processes([process_id] if process_id in processes_naming(str(folder)) else [])
         return image
 
 
@@ -246,7 +246,7 @@ class Rig:
     def stop_board(self) -> None:
         """End the board and its world; the flash image stays."""
         self.board.down()
-        self.wait_for(lambda: self._board_id not in processes_naming(f"{self.folder}/"), 5, "the board's process is gone")
+        self.wait_for(lambda: self._board_id not in processes_naming(str(self.folder)), 5, "the board's process is gone")
 
     def ask(self, do: str, **values: Any) -> dict[str, Any]:
         """One request to the board's control socket: tap, remove, press, estop, load, power, unplug, plug, ..."""
@@ -360,7 +360,7 @@ class Rig:
             with contextlib.suppress(Problem, OSError, ValueError):
                 self.board.down()
         finally:
-            end_processes([self._board_id] if self._board_id in processes_naming(f"{self.folder}/") else [])
+            end_processes([self._board_id] if self._board_id in processes_naming(str(self.folder)) else [])
 
 
 def node_settings(lab_settings: dict[str, object]) -> dict[str, object]:

@@ -25,6 +25,7 @@ from fabtap.sim.world import World
 CAUSE_POWER, CAUSE_HARD, CAUSE_WATCHDOG, CAUSE_SOFT = 1, 2, 3, 5
 WATCHDOG_LOOK_S = 0.02
 LOG_KEPT = 2000
+EXEC_FAILED = 127
 BOARD_FILES = Path(__file__).parent / "board"
 
 
@@ -64,7 +65,6 @@ class SimulatedBoard:
         self.wiring = Wiring(self.machine, self.world, options.pins, options.buses, self.note)
         self.console = Console(options.path(".tty"), self._console_bytes)
         self.machine.booted = self.console.listening.set
-        self.machine.interrupt = self.console.interrupt_again
         self.powered = False
         self.boots = 0
         self._line = bytearray()
@@ -147,8 +147,12 @@ class SimulatedBoard:
                      "0" if self._cause == CAUSE_SOFT and self.console.raw else "1"]
         process_id, self._inner = os.forkpty()
         if process_id == 0:
-            set_inner_mode()
-            os.execvp(arguments[0], arguments)
+            try:
+                set_inner_mode()
+                os.execvp(arguments[0], arguments)
+            finally:
+                # Without the interpreter this would be a second supervisor.
+                os._exit(EXEC_FAILED)
         os.set_blocking(self._inner, False)
         self.console.process_id = process_id
         self.console.listening.clear()
@@ -183,7 +187,10 @@ class SimulatedBoard:
             self.console.from_board(data)
             return
         status = self._reap()
-        if status == 0:
+        if os.waitstatus_to_exitcode(status) == EXEC_FAILED:
+            self.note("the interpreter can't be started", self.options.interpreter)
+            self.stopped.set()
+        elif status == 0:
             # Pins keep their state over a soft reset, and the watchdog goes on.
             self.note("soft reset")
             self._cause = CAUSE_SOFT

@@ -5,6 +5,7 @@ in as SIGINT only while the interpreter catches it, which respects `micropython.
 loses bytes, as with USB, and the board does not wait.
 """
 import asyncio
+import ctypes
 import os
 import signal
 import termios
@@ -17,6 +18,11 @@ BACKLOG_MAX = 65536
 RAW_BANNER = b"raw REPL; CTRL-B to exit\r\n>"
 INTERRUPT_S = 0.5
 STOP_S = 0.05
+WAITING_S = 0.2
+"""Longer than a flash erase takes."""
+LOOK_S = 0.0005
+WAITING_CALLS = {"7": "poll", "45": "recvfrom", "270": "pselect6", "271": "ppoll"}
+"""Numbers of Linux on x86-64, the only machine with an interpreter. A sleep is not among them: it may be a flash erase."""
 
 
 def set_inner_mode() -> None:
@@ -40,18 +46,38 @@ def catches_interrupt(process_id: int) -> bool:
 
 
 def interrupt(process_id: int) -> bool:
-    """Send SIGINT if the process catches it; it stands still while we look, for without a handler the signal would end it."""
-    os.kill(process_id, signal.SIGSTOP)
+    """Send SIGINT if the process catches it; False if it does not.
+
+    The unix interpreter raises KeyboardInterrupt out of the signal's handler, wherever its C code is: amid an allocation it may
+    hang or end, amid a flash write the file system breaks. A chip does neither. So the process is stopped for a look until it
+    waits for something. The event loop stands still too, so whoever asks the board's `machine` does wait; only code that asks
+    nothing for `WAITING_S` is interrupted anywhere. The main thread gets the signal, never a timer's.
+    """
+    deadline = time.monotonic() + WAITING_S
+    while True:
+        late = time.monotonic() >= deadline
+        os.kill(process_id, signal.SIGSTOP)
+        try:
+            stop_deadline = time.monotonic() + STOP_S
+            while not stands_still(process_id) and time.monotonic() < stop_deadline:
+                pass
+            if not catches_interrupt(process_id):
+                return False
+            if late or waits(process_id):
+                ctypes.CDLL(None).tgkill(process_id, process_id, signal.SIGINT)
+                return True
+        finally:
+            os.kill(process_id, signal.SIGCONT)
+        time.sleep(LOOK_S)
+
+
+def waits(process_id: int) -> bool:
+    """True while the process's main thread is in a system call that waits for an answer or for input."""
     try:
-        deadline = time.monotonic() + STOP_S
-        while not stands_still(process_id) and time.monotonic() < deadline:
-            pass
-        caught = catches_interrupt(process_id)
-        if caught:
-            os.kill(process_id, signal.SIGINT)
-    finally:
-        os.kill(process_id, signal.SIGCONT)
-    return caught
+        call = Path(f"/proc/{process_id}/syscall").read_text(encoding="ascii").split()[0]
+    except OSError:
+        return False
+    return call in WAITING_CALLS
 
 
 def stands_still(process_id: int) -> bool:
@@ -167,7 +193,7 @@ class Console:
             await self.listening.wait()
             if b"\x02" in data:
                 self.raw = False
-            if b"\x03" in data and self.process_id and interrupt(self.process_id):
+            if b"\x03" in data and self.process_id and self._interrupt():
                 data = data[data.rindex(b"\x03") + 1:]
                 deadline = time.monotonic() + INTERRUPT_S
                 while self.process_id and catches_interrupt(self.process_id) and time.monotonic() < deadline:
@@ -175,10 +201,12 @@ class Console:
             if data:
                 self.inner.write(data)
 
-    def interrupt_again(self) -> None:
-        """A timer's thread took the interrupt that was meant for the program: the program gets it again."""
-        if self.process_id and catches_interrupt(self.process_id):
-            os.kill(self.process_id, signal.SIGINT)
+    def _interrupt(self) -> bool:
+        try:
+            return interrupt(self.process_id)
+        except (ProcessLookupError, FileNotFoundError):
+            # Reset or switched off while we were looking.
+            return False
 
     def _from_computer(self, data: bytes) -> None:
         self._incoming.put_nowait(data)

@@ -14,7 +14,6 @@ import micropython
 PWRON_RESET, HARD_RESET, WDT_RESET, DEEPSLEEP_RESET, SOFT_RESET = 1, 2, 3, 4, 5
 
 ANSWER_MAX = 1024
-INTERRUPT_AGAIN = struct.pack("<BBH", 0x4B, 0, 0)
 LOOK_S = 0.02
 
 _port = None
@@ -222,21 +221,17 @@ class Timer:
     def _beat(self, turn, period_ms, mode):
         fire = self._fire
         while True:
-            try:
-                time.sleep_ms(period_ms)
-                if turn != self._turn:
-                    return
-                if not self._waiting:
-                    self._waiting = True
-                    try:
-                        micropython.schedule(fire, turn)
-                    except RuntimeError:
-                        self._waiting = False
-                if mode == 0:
-                    return
-            except KeyboardInterrupt:
-                # A Ctrl-C pends for whichever thread looks first. It was meant for the main one, which is to get it again.
-                _port.send(INTERRUPT_AGAIN)
+            time.sleep_ms(period_ms)
+            if turn != self._turn:
+                return
+            if not self._waiting:
+                self._waiting = True
+                try:
+                    micropython.schedule(fire, turn)
+                except RuntimeError:
+                    self._waiting = False
+            if mode == 0:
+                return
 
     def _fire(self, turn):
         self._waiting = False
