@@ -67,6 +67,8 @@ class BoardSession:
         # mpremote prints what it got instead of a prompt; the exception says enough.
         with contextlib.redirect_stdout(io.StringIO()):
             self._transport.enter_raw_repl(soft_reset=False, timeout_overall=3)
+        # A board that just comes back from a soft reset shows its prompt twice: only an answer says that it listens.
+        self._transport.exec("")
 
     def close(self) -> None:
         """Leave the port; the board stays as it is."""
