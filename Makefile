@@ -44,7 +44,7 @@ LOCK = $(BIN)/uv --no-config pip compile --universal --python-version 3.11 --gen
 	--no-emit-index-url --quiet $(UPGRADE)
 
 lock: $(SETUP) ## write host/locks/ again; with UPGRADE=--upgrade take newer versions
-	$(LOCK) pyproject.toml --extra sim --extra bench --extra dev -o host/locks/dev.txt
+	$(LOCK) pyproject.toml --extra sim --extra broker --extra audit --extra bench --extra dev -o host/locks/dev.txt
 	$(LOCK) --group stubs-rp2 -o host/locks/stubs-rp2.txt
 	$(LOCK) --group stubs-esp32 -o host/locks/stubs-esp32.txt
 
