@@ -46,6 +46,7 @@ ENDS = {
     5: "power_lost",
     6: "flash_fault",
     7: "program_fault",
+    8: "idle",
 }
 
 # Why the node started, as machine.reset_cause() tells it, in numbers that every port shares.
@@ -61,6 +62,8 @@ EVENTS = {
     4: ("session_checkpoint", "<IIIQ", ("session", "on_ms", "working_ms", "energy_mwh_total")),
     5: ("session_ended", "<IBIIQ", ("session", "reason", "on_ms", "working_ms", "energy_mwh_total")),
     6: ("fault_seen", "<B32s", ("fault", "detail")),
+    # As session_started, on a machine that is only observed: the relay was not switched, and nobody owes anything.
+    7: ("observation_started", "<IQ", ("member", "energy_mwh_total")),
 }
 
 # number: (name, direction, layout, field names)
@@ -78,6 +81,11 @@ MESSAGES = {
     67: ("roster_chunk", "down", "<III", ("boot_nonce", "counter", "offset", "data")),
     68: ("roster_commit", "down", "<III", ("boot_nonce", "counter", "version")),
     69: ("greet", "down", "<", ()),
+}
+
+# What was appended to a message after others had been built without it: an older peer leaves it out, and it reads as 0.
+APPENDED = {
+    "status": ("<I", ("state_ms",)),
 }
 
 FAULTS = {1: "program", 3: "meter", 4: "reader", 5: "relay_cut_by_timer"}
@@ -155,7 +163,10 @@ def encode_message(name, values):
     """(number, body bytes) of one message."""
     number = MESSAGE_NUMBERS[name]
     _, _, layout, fields = MESSAGES[number]
-    return number, _pack(layout, fields, values)
+    body = _pack(layout, fields, values)
+    if name in APPENDED:
+        body += _pack(APPENDED[name][0], APPENDED[name][1], values)
+    return number, body
 
 
 def decode_message(number, body, direction):
@@ -163,7 +174,16 @@ def decode_message(number, body, direction):
     if number not in MESSAGES or MESSAGES[number][1] != direction:
         raise WireError("unknown message %d" % number)
     name, _, layout, fields = MESSAGES[number]
-    return name, _unpack(layout, fields, body, 0)
+    found = _unpack(layout, fields, body, 0)
+    if name in APPENDED:
+        layout_more, fields_more = APPENDED[name]
+        size = struct.calcsize(layout)
+        if len(body) - size >= struct.calcsize(layout_more):
+            found.update(_unpack(layout_more, fields_more, body, size))
+        else:
+            for field in fields_more:
+                found[field] = 0
+    return name, found
 
 
 def pack_events(events):

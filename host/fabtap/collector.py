@@ -271,7 +271,7 @@ class Collector:
         missing = False
         while True:
             try:
-                port = AsyncPort(open_port(machine.port))
+                port = AsyncPort(open_port(machine.plugged_port()))
             except PortGone:
                 if not missing:
                     LOG.warning("%s: no device at its port; waiting for it", machine.id)

@@ -104,7 +104,7 @@ class Story:
         self.tell("a bare board is plugged in (MicroPython, 1.4 MB of littlefs)")
         provision(self.lab, self.lab.machines[0])
         self.tell("provisioned: identity, secret, pins")
-        done = deploy(self.lab.machines[0].port)
+        done = deploy(self.lab.machines[0].plugged_port())
         self.tell(f"deployed: {len(done.written)} files, compiled, each checked on the board")
         self.start_collector()
         # A badge within the node's first 300 ms counts as lying there since before, and is no tap.

@@ -24,6 +24,6 @@ def provision(lab: Lab, machine: Machine, port: Path | None = None, **changed: o
     """
     board = load_board(machine.board)
     settings = {**settings_of(machine, board, secret_of(lab.keys, machine.node)), **changed}
-    with board_session(port or machine.port) as session:
+    with board_session(machine.plugged_port(port)) as session:
         session.put_file("/settings.json", json.dumps(settings).encode())
         session.put_file("/relay.pin", str(board.pins["relay"]).encode())
