@@ -19,7 +19,7 @@ def wire_up(settings):
     import struct
     import time
 
-    from drivers import contact_gpio, flash_littlefs, meter_pzem004t, panel_led, port_usb, reader_mfrc522, relay_gpio
+    from drivers import contact_gpio, flash_littlefs, meter_pzem004t, panel_led, reader_mfrc522, relay_gpio
     from node import clock, roster_file, supervisor
     from nodecore import journal
 
@@ -47,7 +47,7 @@ def wire_up(settings):
         "panel": panel_led.Panel(pin_of("led", machine.Pin.OUT, value=0), buzzer),
         "stop": contact_gpio.Contact(pin_of("stop", machine.Pin.IN, machine.Pin.PULL_UP), 0),
         "estop": contact_gpio.Contact(pin_of("estop", machine.Pin.IN, machine.Pin.PULL_UP), 1),
-        "port": port_usb.Port(),
+        "port": wire_port(settings["mqtt"]),
         "clock": node_clock,
         "watchdog": watchdog,
         "reset": machine.reset,
@@ -57,6 +57,17 @@ def wire_up(settings):
     }
     return supervisor.Node(settings, parts, struct.unpack("<I", os.urandom(4))[0], cause_number(),
                            lambda below: os.urandom(1)[0] * below >> 8)
+
+
+def wire_port(mqtt):
+    """The way to the collector: over the broker, or by cable. Only what is used is loaded."""
+    import time
+    if mqtt:
+        from drivers import port_mqtt, wifi_station
+        return port_mqtt.Port(mqtt, wifi_station.Wifi(mqtt["network"], mqtt["network_password"], time), time)
+    from drivers import port_usb
+    from node import serial_lines
+    return serial_lines.SerialLines(port_usb.Port())
 
 
 def cause_number():

@@ -18,10 +18,14 @@ NUMBERS = {
     "journal_records": (5000, 64, 20000),
     "timer": (-1, -1, 3),
     "timer_hard": (0, 0, 1),
+    "gates": (1, 0, 1),
+    "idle_ms": (0, 0, 14400000),
 }
 PINS = ("relay", "led", "buzzer", "stop", "estop", "reader_sck", "reader_mosi", "reader_miso", "reader_select",
         "reader_reset", "meter_tx", "meter_rx")
 BUSES = ("reader_spi", "meter_uart")
+MQTT = {"host": str, "port": int, "user": str, "password": str, "topic": str, "network": str, "network_password": str,
+        "name_server_port": int}
 
 
 class SettingsError(Exception):
@@ -29,7 +33,8 @@ class SettingsError(Exception):
 
 
 def load(path=PATH):
-    """The settings as a dict: the numbers above, `secret` (bytes), `board` (str), `pins` and `buses` (dicts of numbers)."""
+    """The settings as a dict: the numbers above, `secret` (bytes), `board` (str), `pins` and `buses` (dicts of numbers), and
+    `mqtt`: what MQTT lists, None for a node on a cable."""
     try:
         with open(path) as file:
             found = json.load(file)
@@ -45,6 +50,8 @@ def load(path=PATH):
         settings["board"] = str(found["board"])
         settings["pins"] = {name: int(found["pins"][name]) for name in PINS}
         settings["buses"] = {name: int(found["buses"][name]) for name in BUSES}
+        mqtt = found.get("mqtt")
+        settings["mqtt"] = {name: MQTT[name](mqtt[name]) for name in MQTT} if mqtt else None
     except (KeyError, ValueError, TypeError) as error:
         raise SettingsError("%s lacks or spoils %s: run `fabtap board provision`" % (path, error)) from None
     if len(settings["secret"]) != 32:

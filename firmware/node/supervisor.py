@@ -20,6 +20,7 @@ REFUSED_GONE_MS = 300
 METER_SILENT_MS = 3000
 METER_GAP_MS = 2000
 SETTLE_MS = 1200
+STATUS_BUSY_MS = 2000
 METER_LAG_MS = 700
 FAULT_NUMBERS = {"program": 1, "meter": 3, "reader": 4, "relay": 5}
 
@@ -46,8 +47,8 @@ class Node:
         self._boot = self._journal.last_boot + 1
         self._boot_nonce = boot_nonce
         self._link = link.Link(settings["node"], settings["secret"], self._journal, boot_nonce, self._boot, random_ms)
-        self._lines = frame.LineReader(frame.DOWN_LINE_MAX)
-        self._access = access.Access()
+        self._gates = bool(settings["gates"])
+        self._access = access.Access(self._gates)
         self._presence = presence.Presence(self._clock.ticks())
         self._energy = power.Energy()
         self._activity = activity.Activity(settings["working_mw"])
@@ -59,6 +60,9 @@ class Node:
         self._reading_at = now
         self._checkpoint_at = now
         self._settle_at = now
+        self._worked_at = now
+        self._state_told = ""
+        self._state_at = now
         self._meter_expected = True
         self._booted_at = now
         self.flash_errors = 0
@@ -185,15 +189,17 @@ class Node:
         """Journal first (in its note, which is quick), then power. Returns 0, or why not."""
         values = {"member": member, "energy_mwh_total": self._energy.energy_mwh_total}
         try:
-            seq = self._journal.note_ahead("session_started", self._boot, self._clock.mono_ms(), values)
+            seq = self._journal.note_ahead("session_started" if self._gates else "observation_started", self._boot, self._clock.mono_ms(), values)
         except journal.JournalFull:
             return 5
         except OSError:
             self._note_flash_error()
             return 10
         self._access.handle("badge_accepted")
-        self._relay.allow(RELAY_MS)
+        if self._access.relay_permitted:
+            self._relay.allow(RELAY_MS)
         now = self._clock.ticks()
+        self._worked_at = now
         self._usage = usage.Usage(seq, member, now)
         self._checkpoint_at = now
         try:
@@ -217,9 +223,13 @@ class Node:
             return
         self._relay.off()
         now = self._clock.ticks()
-        self._usage.close(self._relay.opened_at, access.END_REASONS[event])
+        self._usage.close(self._ended_at(now), access.END_REASONS[event])
         self._settle_at = now
         self._checkpoint(reserve=0)
+
+    def _ended_at(self, now):
+        # An observed machine has a switch of its own: there the session's end is now.
+        return self._relay.opened_at if self._gates else now
 
     def _look_at_meter(self, now):
         if self._meter.poll(now):
@@ -234,6 +244,8 @@ class Node:
             worked = self._activity.state == "working"
             if self._activity.note(power_mw) == "working" and worked and self._usage:
                 self._usage.note(duration_ms, now)
+            if self._activity.state == "working":
+                self._worked_at = now
             self._meter_expected = True
         elif self._meter_expected and self._meter_silent(now):
             self._meter_expected = False
@@ -242,12 +254,17 @@ class Node:
 
     def _look_at_session(self, now):
         if self._access.state == "session":
+            idle_ms = self._settings["idle_ms"]
+            if idle_ms and ticks.reached(now, self._worked_at, idle_ms):
+                self._happened("idle_too_long")
+                return
             # The interval is what a power cut may cost, and the meter tells of what was up to METER_LAG_MS ago: write sooner.
             if ticks.reached(now, self._checkpoint_at, self._settings["checkpoint_ms"] - METER_LAG_MS):
                 self._checkpoint_at = now
                 if not self._checkpoint(reserve=2):
                     self._happened("flash_failed")
-        elif self._access.state == "settling" and ticks.reached(now, self._settle_at, SETTLE_MS):
+        elif self._access.state == "settling" and ticks.reached(
+                now, self._settle_at, SETTLE_MS if self._gates else 0):
             self._access.handle("settled")
             self._end()
             if self._tap_waiting:
@@ -271,7 +288,7 @@ class Node:
         if self._usage:
             if self._access.state == "session":
                 self._access.handle("program_failed")
-            self._usage.close(self._relay.opened_at, access.END_REASONS["program_failed"])
+            self._usage.close(self._ended_at(self._clock.ticks()), access.END_REASONS["program_failed"])
             self._end()
 
     def _record(self, name, values, reserve=journal.RESERVE_RECORDS):
@@ -294,13 +311,23 @@ class Node:
         self._record("fault_seen", {"fault": FAULT_NUMBERS[fault], "detail": detail[:32].encode()})
 
     def _exchange(self, now):
-        for data in self._lines.push(self._port.read()):
+        for data in self._port.receive(now):
             command = self._link.receive(data, now)
             if command:
                 self._carry_out(command[0], command[1])
-        data = self._link.next_frame(now, self._hello, self._status)
+        if self._port.came_back():
+            self._link.start_over()
+        state = self._access.state
+        if state != self._state_told:
+            self._state_told = state
+            self._state_at = now
+            self._link.tell_status()
+        if not self._port.is_ready:
+            return
+        data = self._link.next_frame(now, self._hello, self._status,
+                                     STATUS_BUSY_MS if state == "session" else link.STATUS_MS)
         if data:
-            self._port.write(frame.to_line(data))
+            self._port.send(data)
 
     def _carry_out(self, name, fields):
         mono_ms = self._clock.mono_ms()
@@ -334,9 +361,10 @@ class Node:
         if self._access.state == "idle":
             # Some 20 ms on a chip: here nobody waits, and a tap's path then rarely has to.
             gc.collect()
-        bad = self._link.frames_bad + self._link.frames_stale + self._lines.bad_lines + self._lines.overlong_lines
+        bad = self._link.frames_bad + self._link.frames_stale + self._port.bad_count
         return {
             "mono_ms": self._clock.mono_ms(), "state": access.STATE_NUMBERS[self._access.state],
             "relay": 1 if self._relay.is_on() else 0, "power_mw": self._meter.power_mw,
             "energy_mwh_total": self._energy.energy_mwh_total, "heap_bytes": gc.mem_alloc(),
-            "frames_bad": bad, "reader_restarts": self._reader.restarts}
+            "frames_bad": bad, "reader_restarts": self._reader.restarts,
+            "state_ms": ticks.elapsed_ms(self._clock.ticks(), self._state_at)}

@@ -38,6 +38,7 @@ TABLE = {
         "relay_dropped": ("settling", "end"),
         "flash_failed": ("settling", "end"),
         "program_failed": ("settling", "end"),
+        "idle_too_long": ("settling", "end"),
     },
     "settling": {
         "badge_absent": ("settling", ""),
@@ -52,7 +53,7 @@ STATE_NUMBERS = {"spent": 0, "idle": 1, "refused": 2, "session": 3, "settling": 
 RELAY_STATES = ("session",)
 
 END_REASONS = {"badge_absent": 1, "stop_pressed": 2, "estop_opened": 3, "meter_silent": 4, "flash_failed": 6,
-               "program_failed": 7, "relay_dropped": 7}
+               "program_failed": 7, "relay_dropped": 7, "idle_too_long": 8}
 """The number in wire.ENDS of each event that ends a session."""
 
 
@@ -61,15 +62,16 @@ class AccessError(Exception):
 
 
 class Access:
-    """The state, and whether the relay is permitted in it."""
+    """The state, and whether the relay is permitted in it. A node that only observes (`gates` False) never permits it."""
 
-    def __init__(self):
+    def __init__(self, gates=True):
         self.state = "spent"
+        self._gates = gates
 
     @property
     def relay_permitted(self):
         """The only source of the relay's permission."""
-        return self.state in RELAY_STATES
+        return self._gates and self.state in RELAY_STATES
 
     def handle(self, event):
         """Go to the next state; return what is to be done: "start", "deny", "end", "settle" or ""."""

@@ -41,6 +41,7 @@ class Link:
         self._durable_seq = 0
         self._heard_at = 0
         self._status_at = 0
+        self._status_asked = False
         self.greeted = False
         self.frames_bad = 0
         self.frames_stale = 0
@@ -59,7 +60,7 @@ class Link:
             self._acknowledged(fields, now)
             return None
         if name == "greet":
-            self._start_over()
+            self.start_over()
             return None
         if fields["boot_nonce"] != self._boot_nonce:
             self.frames_stale += 1
@@ -91,23 +92,30 @@ class Link:
             "boot_nonce": self._boot_nonce, "counter": counter, "result": result, "boot": self._boot,
             "mono_ms": mono_ms, "value": value})
 
-    def next_frame(self, now, hello, status):
-        """Frame bytes to send now, or None. `hello()` and `status()` give the fields that only the node knows."""
+    def tell_status(self):
+        """The node's state has changed: the next status does not wait for its turn."""
+        self._status_asked = True
+
+    def next_frame(self, now, hello, status, status_ms=STATUS_MS):
+        """Frame bytes to send now, or None. `hello()` and `status()` give the fields that only the node knows; a status is due
+        every `status_ms`."""
         if self._reply is not None:
             data, self._reply = self._reply, None
             return data
         if self.greeted and ticks.reached(now, self._heard_at, SILENCE_MS):
-            self._start_over()
+            self.start_over()
         if not self.greeted:
             return self._send(now, "hello", hello) if self._due(now) else None
         if self._journal.next_seq - 1 > self._durable_seq and self._due(now):
             return self._send_events(now, hello)
-        if ticks.reached(now, self._status_at, STATUS_MS):
+        if self._status_asked or ticks.reached(now, self._status_at, status_ms):
             self._status_at = now
+            self._status_asked = False
             return self._seal("status", self._numbered(status()))
         return None
 
-    def _start_over(self):
+    def start_over(self):
+        """Greet the collector: it may be another one, or the way to it is new."""
         self.greeted = False
         self._wait_ms = 0
         self._sent_upto = 0

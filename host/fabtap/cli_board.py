@@ -19,7 +19,7 @@ PortPath = Annotated[Path | None, typer.Option("--port", help="Another port than
 def deploy(name: MachineName, port: PortPath = None, lab_file: LabFile = LAB_DEFAULT, as_json: AsJson = False) -> None:
     """Compile the firmware and bring the board to it: only what differs, each file whole, in service mode."""
     machine = machine_of(open_lab(lab_file), name)
-    done = deploying.deploy(machine.plugged_port(port))
+    done = deploying.deploy(machine.plugged_port(port), mqtt=machine.link == "mqtt")
     if as_json:
         show_json(asdict(done))
     else:

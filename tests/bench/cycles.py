@@ -134,14 +134,15 @@ vfs.VfsLfs2.mkfs(device, progsize=256)
 mounted = vfs.VfsLfs2(device, progsize=256)
 
 from drivers import flash_littlefs  # noqa: E402 after the image is made
-from node import roster_file, supervisor  # noqa: E402
+from node import roster_file, serial_lines, supervisor  # noqa: E402
 from nodecore import frame, journal, roster, wire  # noqa: E402
 
 vfs.umount("/")
 vfs.mount(mounted, "/")
 os.chdir("/")
 SECRET = bytes(range(32))
-settings = {"node": 1, "secret": SECRET, "board": "bench", "working_mw": 60000, "checkpoint_ms": 1000, "badge_out_ms": 100}
+settings = {"node": 1, "secret": SECRET, "board": "bench", "working_mw": 60000, "checkpoint_ms": 1000, "badge_out_ms": 100,
+            "gates": 1, "idle_ms": 0}
 uid = b"\x04\xa1\xb2\xc3"
 hashed = roster.badge_hash(frame.Mac(frame.derive_key(SECRET, b"badge")), uid)
 with open("/roster.bin", "wb") as file:
@@ -152,7 +153,8 @@ members = roster_file.RosterFile()
 members.open()
 world = Played()
 parts = {name: world for name in ("reader", "meter", "relay", "panel", "port", "clock", "watchdog")}
-parts.update({"stop": Button(), "estop": Button(), "reset": None, "sleep_ms": None, "roster": members, "journal": events})
+parts.update({"stop": Button(), "estop": Button(), "reset": None, "sleep_ms": None, "roster": members, "journal": events,
+              "port": serial_lines.SerialLines(world)})
 node = supervisor.Node(settings, parts, 12345, 1, lambda below: 0)
 mac_down = frame.Mac(frame.derive_key(SECRET, b"down"))
 

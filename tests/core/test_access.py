@@ -5,8 +5,9 @@ from helpers import raises
 from nodecore import access, wire
 
 EVENTS = ("badge_absent", "badge_accepted", "badge_denied", "stop_pressed", "estop_opened", "meter_silent", "relay_dropped",
-          "flash_failed", "program_failed", "settled")
-CUTS = ("badge_absent", "stop_pressed", "estop_opened", "meter_silent", "relay_dropped", "flash_failed", "program_failed")
+          "flash_failed", "program_failed", "idle_too_long", "settled")
+CUTS = ("badge_absent", "stop_pressed", "estop_opened", "meter_silent", "relay_dropped", "flash_failed", "program_failed",
+        "idle_too_long")
 
 # state: event -> next state and what is to be done. Every pair that is not here is an error of ours.
 EXPECTED = {
@@ -94,7 +95,7 @@ def test_every_other_pair_is_our_error_and_changes_nothing():
                 machine = machine_in(state)
                 assert event in str(raises(access.AccessError, machine.handle, event)) and machine.state == state
                 count += 1
-    assert count == 5 * (len(EVENTS) + 2) - 26
+    assert count == 5 * (len(EVENTS) + 2) - 27
 
 
 def test_the_relay_is_permitted_in_session_and_nowhere_else():
@@ -125,7 +126,7 @@ def test_every_end_is_told_by_its_own_reason():
     assert told == {
         "badge_absent": "badge_removed", "stop_pressed": "stop_pressed", "estop_opened": "estop_opened",
         "meter_silent": "meter_silent", "flash_failed": "flash_fault", "program_failed": "program_fault",
-        "relay_dropped": "program_fault"}
+        "relay_dropped": "program_fault", "idle_too_long": "idle"}
 
 
 def test_every_end_has_a_reason_that_the_wire_knows():
@@ -198,3 +199,16 @@ def test_a_table_in_which_a_cut_does_not_end_the_session_is_caught():
         mutant = copied(access.TABLE)
         mutant["session"][cut] = ("session", "")
         assert complaints(mutant), cut
+
+
+def test_a_node_that_only_observes_never_permits_the_relay():
+    chosen = random.Random(7)
+    for gates in (True, False):
+        found = access.Access(gates)
+        permitted = 0
+        for _ in range(2000):
+            event = EVENTS[chosen.randrange(len(EVENTS))]
+            if event in access.TABLE[found.state]:
+                found.handle(event)
+            permitted += found.relay_permitted
+        assert (permitted > 0) == gates

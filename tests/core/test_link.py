@@ -31,7 +31,7 @@ class Bench:
     def status(self):
         """The same for a status."""
         return {"mono_ms": self.now, "state": 1, "relay": 0, "power_mw": 0, "energy_mwh_total": 0, "heap_bytes": 0,
-                "frames_bad": 0, "reader_restarts": 0}
+                "frames_bad": 0, "reader_restarts": 0, "state_ms": 0}
 
     def next(self, later_ms=0):
         """(name, fields) of what the node sends, or None; so many ms later."""
@@ -424,6 +424,26 @@ def test_a_status_is_sent_at_its_period_and_is_numbered():
         assert (name, fields["boot_nonce"], fields["boot"]) == ("status", NONCE, 3)
     assert gaps == [link.STATUS_MS] * 5
     assert counters == list(range(counters[0], counters[0] + 10, 2))
+
+
+def test_a_status_that_is_asked_for_does_not_wait_for_its_turn():
+    bench = Bench().greeted()
+    bench.wait("status")
+    bench.ack(0)
+    assert bench.next(10) is None
+    bench.link.tell_status()
+    assert bench.next_name(10) == "status" and bench.next_name(10) is None
+
+
+def test_a_new_way_to_the_collector_is_greeted_without_the_rest_of_a_wait():
+    bench = with_events(2)
+    for _ in range(4):
+        bench.wait("events")
+    assert bench.next(10) is None
+    bench.link.start_over()
+    assert bench.next_name(10) == "hello"
+    bench.ack(0)
+    assert bench.next_name(10) == "events"
 
 
 def test_a_status_is_sent_while_a_batch_waits_too():

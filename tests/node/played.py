@@ -1,7 +1,7 @@
 """A node whose drivers are played: for scripts that run the real supervisor in MicroPython without a simulator."""
 import os
 
-from node import roster_file, supervisor
+from node import roster_file, serial_lines, supervisor
 from nodecore import frame, journal, roster, wire
 
 SECRET = bytes(range(32))
@@ -138,6 +138,7 @@ class World:
         self.uid = None
         self.broken = None
         self.resets = 0
+        self.settings = {}
         self.parts = {name: Part(self) for name in ("reader", "meter", "relay", "panel", "stop", "estop", "port", "clock",
                                                     "watchdog")}
         self.storage = Memory()
@@ -173,9 +174,11 @@ class World:
         members = roster_file.RosterFile()
         members.open()
         parts = dict(self.parts)
-        parts.update({"reset": self.reset, "sleep_ms": self.sleep_ms, "roster": members, "journal": events})
+        parts.update({"reset": self.reset, "sleep_ms": self.sleep_ms, "roster": members, "journal": events,
+                      "port": serial_lines.SerialLines(self.parts["port"])})
         settings = {"node": 1, "secret": SECRET, "board": "played", "working_mw": 60000, "checkpoint_ms": 1000,
-                    "badge_out_ms": 300}
+                    "badge_out_ms": 300, "gates": 1, "idle_ms": 0}
+        settings.update(self.settings)
         self.journal = events
         return supervisor.Node(settings, parts, 1, 1, lambda below: 0)
 

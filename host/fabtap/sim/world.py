@@ -43,6 +43,11 @@ class World:
         self._steps: list[tuple[float, float, float]] = [(self.now_s(), 0.0, 0.0)]
         self._working: list[tuple[float, float, float]] = [(self.now_s(), 0.0, 0.0)]
         self._marks: list[tuple[float, float]] = []
+        self._always_on = False
+
+    def always_on(self, always: bool) -> None:
+        """The machine has a switch of its own, and FabTap's relay is not in its way: a node that only observes."""
+        self._always_on = always
 
     def relay(self, on: bool) -> None:
         """The relay's coil is energised or not; the contactor follows a little later."""
@@ -99,7 +104,7 @@ class World:
         }
 
     def _step(self, at_s: float) -> None:
-        watts = self.load_w if self._closed else 0.0
+        watts = self.load_w if self._closed or self._always_on else 0.0
         if self._closed:
             self.uses[-1].peak_w = max(self.uses[-1].peak_w, watts)
         self._add(self._steps, at_s, watts)

@@ -1,8 +1,9 @@
 """What a board's boot ROM and frozen code do, for a simulated one: mount the flash, hide the host's files, start boot.py, main.py.
 
-micropython -X heapsize=N -i simboot.py SOCKET IMAGE BLOCKS BLOCK_BYTES PROGRAM_BYTES ERASE_US PROGRAM_US TICKS_OFFSET RUN_MAIN
+micropython -X heapsize=N -i simboot.py SOCKET IMAGE BLOCKS BLOCK_BYTES PROGRAM_BYTES ERASE_US PROGRAM_US TICKS_OFFSET HAS_WIFI RUN_MAIN
 """
 import os
+import struct
 import sys
 import time
 
@@ -34,7 +35,7 @@ class Flash:
         self._file.seek(block * self._size + offset)
         self._file.write(buffer)
         if self._program_us:
-            time.sleep_us(self._program_us * ((len(buffer) + 255) // 256))
+            self._busy(self._program_us * ((len(buffer) + 255) // 256))
 
     def ioctl(self, operation, block):
         if operation == 4:
@@ -46,8 +47,13 @@ class Flash:
             for _ in range(self._size // len(ERASED)):
                 self._file.write(ERASED)
             if self._erase_us:
-                time.sleep_us(self._erase_us)
+                self._busy(self._erase_us)
             return 0
+
+    def _busy(self, for_us):
+        # A UART loses what comes meanwhile.
+        machine._tell(0x45, 0, struct.pack("<I", for_us))
+        time.sleep_us(for_us)
 
 
 def start(arguments):
@@ -59,6 +65,9 @@ def start(arguments):
     except OSError:
         vfs.VfsLfs2.mkfs(flash, progsize=numbers[2])
         mounted = vfs.VfsLfs2(flash, progsize=numbers[2])
+    if numbers[6]:
+        # Loaded while the host's files can be seen; a board without WiFi has no such module.
+        import network  # noqa: F401
     vfs.umount("/")
     vfs.mount(mounted, "/")
     os.chdir("/")
@@ -89,6 +98,6 @@ for _name in _files:
     except OSError:
         continue
     with open(_name) as _file:
-        _text = _file.read()
-    exec(compile(_text, _name, "exec"))
-    del _text
+        # The text must not stay in the heap: a chip's own start does not keep it.
+        _code = compile(_file.read(), _name, "exec")
+    exec(_code)
