@@ -63,8 +63,9 @@ def wire_port(mqtt):
     """The way to the collector: over the broker, or by cable. Only what is used is loaded."""
     import time
     if mqtt:
-        from drivers import port_mqtt, wifi_station
-        return port_mqtt.Port(mqtt, wifi_station.Wifi(mqtt["network"], mqtt["network_password"], time), time)
+        from drivers import port_mqtt, resolver_udp, wifi_station
+        wifi = wifi_station.Wifi(mqtt["network"], mqtt["network_password"], time)
+        return port_mqtt.Port(mqtt, wifi, resolver_udp.Resolver, time)
     from drivers import port_usb
     from node import serial_lines
     return serial_lines.SerialLines(port_usb.Port())

@@ -13,8 +13,9 @@ FIRMWARE = ROOT / "firmware"
 HOST = ROOT / "host"
 
 CORE_MODULES = {"nodecore", "struct", "binascii", "hashlib"}
-DRIVER_MODULES = {"machine", "time", "micropython", "rp2", "esp32", "sys", "select", "os", "vfs", "struct", "binascii"}
-NODE_MODULES = DRIVER_MODULES | {"nodecore", "node", "json", "gc", "hashlib", "errno"}
+DRIVER_MODULES = {"machine", "time", "micropython", "rp2", "esp32", "sys", "select", "os", "vfs", "struct", "binascii", "errno",
+                  "socket", "network", "chumicro_mqtt"}
+NODE_MODULES = DRIVER_MODULES - {"socket", "network", "chumicro_mqtt"} | {"nodecore", "node", "json", "gc", "hashlib"}
 MAIN_MODULES = NODE_MODULES | {"drivers"}
 FIRMWARE_ONLY = {"main", "node", "drivers"}
 # Given events, prices and marks in time, these compute; what they need to know is handed in.

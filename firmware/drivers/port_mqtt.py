@@ -11,8 +11,6 @@ import socket
 
 from chumicro_mqtt.client import MQTTBackpressureError, MQTTClient, ProtocolState
 
-from drivers import resolver_udp
-
 KEEP_ALIVE_S = 10
 TIMEOUT_S = 5
 RETRY_MIN_MS = 500
@@ -21,6 +19,12 @@ RECEIVED_MAX = 4
 RECEIVE_BYTES = 320
 CONNECTING = (errno.EINPROGRESS, 115, 119)
 """What a connect that does not wait says; the ports' numbers differ."""
+
+
+def is_address(name):
+    """True for a dotted IPv4 address, which needs no resolving."""
+    parts = name.split(".")
+    return len(parts) == 4 and all([part.isdigit() and int(part) < 256 for part in parts])
 
 
 class Stream:
@@ -40,7 +44,9 @@ class Stream:
 
 
 class Connector:
-    """One way to the broker: resolve, connect. chumicro-mqtt calls `tick` until `state` is "ready" or "failed"."""
+    """One way to the broker: resolve, connect. chumicro-mqtt calls `tick` until `state` is "ready" or "failed"; its own deadline,
+    TIMEOUT_S, calls `cancel`.
+    """
 
     io_socket = None
 
@@ -104,11 +110,15 @@ class Connector:
 
 
 class Port:
-    """Frames over the broker. `settings`: host, port, user, password, topic (without its last part), name_server_port."""
+    """Frames over the broker. `settings`: host, port, user, password, topic (without its last part), name_server_port.
 
-    def __init__(self, settings, wifi, time):
+    `new_resolver(name, server, port)` begins to ask for a name, as drivers/resolver_udp.py does.
+    """
+
+    def __init__(self, settings, wifi, new_resolver, time):
         self._settings = settings
         self._wifi = wifi
+        self._new_resolver = new_resolver
         self._time = time
         self._address = ""
         self._next_ms = time.ticks_ms()
@@ -118,17 +128,25 @@ class Port:
         self.bad_count = 0
         self.connections = 0
         self.sends_refused = 0
+        self.faults = 0
+        self.last_fault = None
         topic = settings["topic"]
         self._up, self._down, self._state = topic + "/up", topic + "/down", topic + "/state"
-        self._client = MQTTClient(
+        self._way = None
+        self._client = self._new_client()
+
+    def _new_client(self):
+        settings = self._settings
+        client = MQTTClient(
             transport_factory=self._connector, client_id="fabtap-" + settings["user"], keep_alive_seconds=KEEP_ALIVE_S,
             ack_timeout_seconds=TIMEOUT_S, username=settings["user"], password=settings["password"],
             will_topic=self._state, will_message=b"0", will_retain=True, rx_buffer_size=RECEIVE_BYTES,
-            when_disconnected="raise", max_tx_queue_size=8, ticks=time)
-        self._client.on_message = self._message
-        self._client.on_oversized = self._oversized
-        self._client.on_connect = self._connected
-        self._client.subscribe(self._down)
+            when_disconnected="raise", max_tx_queue_size=8, ticks=self._time)
+        client.on_message = self._message
+        client.on_oversized = self._oversized
+        client.on_connect = self._connected
+        client.subscribe(self._down)
+        return client
 
     @property
     def is_ready(self):
@@ -143,7 +161,13 @@ class Port:
     def receive(self, now):
         """One bounded step of everything; list of the frames that have come."""
         self._wifi.poll()
-        self._step(self._time.ticks_ms())
+        try:
+            self._step(self._time.ticks_ms())
+        except Exception as error:
+            # Somebody else's code met bytes that it did not expect: that ends the connection, never the member's session.
+            self.faults += 1
+            self.last_fault = error
+            self._drop()
         if not self._received:
             return ()
         found, self._received = self._received, []
@@ -158,6 +182,12 @@ class Port:
         except MQTTBackpressureError:
             # The broker takes nothing: the client's own deadline ends the connection.
             self.sends_refused += 1
+
+    def _drop(self):
+        """Begin with a new client; the old one's sockets are given back, in whatever state it was."""
+        if self._way:
+            self._way.cancel()
+        self._client = self._new_client()
 
     def _step(self, now_ms):
         client = self._client
@@ -180,9 +210,10 @@ class Port:
 
     def _connector(self):
         resolver = None
-        if not resolver_udp.is_address(self._settings["host"]):
-            resolver = resolver_udp.Resolver(self._settings["host"], self._wifi.name_server, self._settings["name_server_port"])
-        return Connector(self._settings["host"], self._settings["port"], resolver, self._time)
+        if not is_address(self._settings["host"]):
+            resolver = self._new_resolver(self._settings["host"], self._wifi.name_server, self._settings["name_server_port"])
+        self._way = Connector(self._settings["host"], self._settings["port"], resolver, self._time)
+        return self._way
 
     def _connected(self):
         self._retry_ms = RETRY_MIN_MS

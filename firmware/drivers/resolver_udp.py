@@ -14,12 +14,6 @@ HEAD_BYTES = 12
 LABELS_MAX = 64
 
 
-def is_address(name):
-    """True for a dotted IPv4 address, which needs no resolving."""
-    parts = name.split(".")
-    return len(parts) == 4 and all(part.isdigit() and int(part) < 256 for part in parts)
-
-
 class Resolver:
     """One name's question to the DNS server at `server` (a dotted address)."""
 

@@ -189,7 +189,8 @@ class Node:
         """Journal first (in its note, which is quick), then power. Returns 0, or why not."""
         values = {"member": member, "energy_mwh_total": self._energy.energy_mwh_total}
         try:
-            seq = self._journal.note_ahead("session_started" if self._gates else "observation_started", self._boot, self._clock.mono_ms(), values)
+            seq = self._journal.note_ahead("session_started" if self._gates else "observation_started", self._boot,
+                                           self._clock.mono_ms(), values)
         except journal.JournalFull:
             return 5
         except OSError:

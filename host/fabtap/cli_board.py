@@ -28,11 +28,16 @@ def deploy(name: MachineName, port: PortPath = None, lab_file: LabFile = LAB_DEF
 
 
 @app.command()
-def provision(name: MachineName, port: PortPath = None, lab_file: LabFile = LAB_DEFAULT, as_json: AsJson = False) -> None:
-    """Give the board its machine's identity, secret, pins and limits."""
+def provision(
+    name: MachineName, port: PortPath = None, lab_file: LabFile = LAB_DEFAULT,
+    name_server_port: Annotated[int, typer.Option(help="Where the WiFi's name server listens; a simulated one not on 53.")] =
+        provisioning.NAME_SERVER_PORT,
+    as_json: AsJson = False,
+) -> None:
+    """Give the board its machine's identity, secret, pins, limits and, for MQTT, network and broker."""
     lab = open_lab(lab_file)
     machine = machine_of(lab, name)
-    provisioning.provision(lab, machine, port)
+    provisioning.provision(lab, machine, port, name_server_port)
     if as_json:
         show_json({"machine": name, "node": machine.node, "board": machine.board})
     else:

@@ -12,10 +12,20 @@ app = typer.Typer(no_args_is_help=True, help="Simulated boards: the real interpr
 Name = Annotated[str, typer.Argument(help="The simulated board's name.")]
 Folder = Annotated[Path, typer.Option("--dir", help="Where its files lie.", envvar="FABTAP_SIM")]
 FOLDER_DEFAULT = Path("build/sim")
+NAME_SERVER_PORT = 5353
 
 
 def _tell(folder: Path, name: str, do: str, **values: Any) -> dict[str, Any]:
     return SimClient(folder, name).ask(do, **values)
+
+
+def _server(text: str) -> tuple[str, tuple[str, int]]:
+    """A name and the (host, port) behind it."""
+    name, _, target = text.partition("=")
+    host, _, port = target.rpartition(":")
+    if not (name and host and port.isdigit()):
+        raise typer.BadParameter(f"{text!r} is not NAME=HOST:PORT, e.g. broker.lab=127.0.0.1:1883")
+    return name, (host, int(port))
 
 
 def _show(values: dict[str, Any], as_json: bool, title: str) -> None:
@@ -33,11 +43,21 @@ def up(
     program_ms: Annotated[float, typer.Option(help="What a flash page costs; 0.4 on an RP2040.")] = 0.0,
     ticks_offset: Annotated[int, typer.Option(help="Added to the node's counter of milliseconds.")] = 0,
     working_w: Annotated[float, typer.Option(help="Where the truth counts the machine as working.")] = 60.0,
+    always_on: Annotated[bool, typer.Option(help="The machine has a switch of its own, for a node that only observes.")] = False,
+    network: Annotated[str, typer.Option(help="Name of the WiFi in reach; a board without WiFi sees none.")] = "",
+    password: Annotated[str, typer.Option(help="The WiFi's password.")] = "",
+    server: Annotated[list[str] | None, typer.Option(
+        "--server", help="NAME=HOST:PORT, what the WiFi's name server knows; once or more.")] = None,
+    name_server_port: Annotated[int, typer.Option(help="The name server's port; 53 needs root.")] = NAME_SERVER_PORT,
     as_json: AsJson = False,
 ) -> None:
     """Start a board; it keeps running until `down`. Its flash image is kept between starts."""
+    wifi = None
+    if network:
+        wifi = {"network": network, "password": password, "names": dict(map(_server, server or ())),
+                "name_server_port": name_server_port}
     client = start_board(folder, name, board, heap=heap, erase_ms=erase_ms, program_ms=program_ms,
-                         ticks_offset=ticks_offset, working_w=working_w)
+                         ticks_offset=ticks_offset, working_w=working_w, always_on=always_on, wifi=wifi)
     if as_json:
         show_json(client.ask("status"))
     else:
@@ -112,6 +132,15 @@ def unplug(name: Name, folder: Folder = FOLDER_DEFAULT) -> None:
 def plug(name: Name, folder: Folder = FOLDER_DEFAULT) -> None:
     """Plug the node's serial cable in."""
     _tell(folder, name, "plug")
+
+
+@app.command()
+def wifi(name: Name, what: Annotated[str, typer.Argument(help="on, off or move (new addresses)")],
+         folder: Folder = FOLDER_DEFAULT) -> None:
+    """Let the access point fail or return, or give the node and its servers new addresses."""
+    if what not in ("on", "off", "move"):
+        raise typer.BadParameter("say on, off or move")
+    _tell(folder, name, "wifi", **({"move": True} if what == "move" else {"on": what == "on"}))
 
 
 @app.command()

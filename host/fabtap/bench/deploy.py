@@ -122,5 +122,6 @@ def _send(session: BoardSession, files: dict[str, bytes]) -> Deployed:
 
 def _listed(session: BoardSession) -> list[str]:
     """What lies in the firmware's folders on the board."""
-    code = f"import os\nfor d in {(*FOLDERS, MQTT_FOLDER)!r}:\n try:\n  for n in os.listdir(d): print('/' + d + '/' + n)\n except OSError: pass"
+    code = (f"import os\nfor d in {(*FOLDERS, MQTT_FOLDER)!r}:\n try:\n  for n in os.listdir(d): print('/' + d + '/' + n)\n"
+            " except OSError: pass")
     return session.execute(code).split()

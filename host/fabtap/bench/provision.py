@@ -11,7 +11,8 @@ from fabtap.problem import Problem
 NAME_SERVER_PORT = 53
 
 
-def settings_of(lab: Lab, machine: Machine, board: Board, secret: bytes) -> dict[str, object]:
+def settings_of(lab: Lab, machine: Machine, board: Board, secret: bytes,
+                name_server_port: int = NAME_SERVER_PORT) -> dict[str, object]:
     """What firmware/node/settings.py reads."""
     settings: dict[str, object] = {
         "node": machine.node, "secret": secret.hex(), "board": board.name, "pins": board.pins, "buses": board.buses,
@@ -23,11 +24,11 @@ def settings_of(lab: Lab, machine: Machine, board: Board, secret: bytes) -> dict
         if not getattr(board, 'has_wifi', False):
             raise Problem(lab.file, machine.line, f'machine "{machine.id}" has link = "mqtt", and a {board.name} has no WiFi',
                           'Name a board with WiFi, or write link = "serial".')
-        settings["mqtt"] = mqtt_settings(lab, machine, secret)
+        settings["mqtt"] = mqtt_settings(lab, machine, secret, name_server_port)
     return settings
 
 
-def mqtt_settings(lab: Lab, machine: Machine, secret: bytes, name_server_port: int = NAME_SERVER_PORT) -> dict[str, object]:
+def mqtt_settings(lab: Lab, machine: Machine, secret: bytes, name_server_port: int) -> dict[str, object]:
     """How the node finds its network and its broker, and who it says it is there."""
     assert lab.broker and lab.wifi_network
     return {"host": lab.broker.host, "port": lab.broker.port, "user": str(machine.node), "password": keys.node_password(secret),
@@ -35,13 +36,14 @@ def mqtt_settings(lab: Lab, machine: Machine, secret: bytes, name_server_port: i
             "network_password": keys.wifi_password(lab.keys), "name_server_port": name_server_port}
 
 
-def provision(lab: Lab, machine: Machine, port: Path | None = None, **changed: object) -> None:
+def provision(lab: Lab, machine: Machine, port: Path | None = None, name_server_port: int = NAME_SERVER_PORT,
+              **changed: object) -> None:
     """Write identity and settings to the board at `port` (the machine's own by default). Raises Problem.
 
     `changed` overrides single settings, for tests.
     """
     board = load_board(machine.board)
-    settings = {**settings_of(lab, machine, board, keys.secret_of(lab.keys, machine.node)), **changed}
+    settings = {**settings_of(lab, machine, board, keys.secret_of(lab.keys, machine.node), name_server_port), **changed}
     with board_session(machine.plugged_port(port)) as session:
         session.put_file("/settings.json", json.dumps(settings).encode())
         session.put_file("/relay.pin", str(board.pins["relay"]).encode())

@@ -72,7 +72,8 @@ class SimulatedBoard:
         self.console = Console(options.path(".tty"), self._console_bytes)
         self.machine.booted = self.console.listening.set
         if options.uart:
-            self.console.uart = UartWire(**options.uart, deliver=self.console.inner.write,
+            self.console.uart = UartWire(options.uart["baud"], options.uart["ring_bytes"], options.uart["fifo_bytes"],
+                                         deliver=self.console.inner.write,
                                          waiting=lambda: unread_bytes(self.console.process_id))
             self.machine.flash_busy = self.console.uart.flash_busy
         self.wifi: Wifi | None = None

@@ -1,6 +1,7 @@
 """What a board's boot ROM and frozen code do, for a simulated one: mount the flash, hide the host's files, start boot.py, main.py.
 
-micropython -X heapsize=N -i simboot.py SOCKET IMAGE BLOCKS BLOCK_BYTES PROGRAM_BYTES ERASE_US PROGRAM_US TICKS_OFFSET HAS_WIFI RUN_MAIN
+micropython -X heapsize=N -i simboot.py SOCKET IMAGE BLOCKS BLOCK_BYTES PROGRAM_BYTES ERASE_US PROGRAM_US TICKS_OFFSET HAS_WIFI
+RUN_MAIN
 """
 import os
 import struct
