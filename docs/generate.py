@@ -33,6 +33,7 @@ MESSAGE_MEANINGS = {
     "roster_commit": "Put the roster in force if it is whole. The reply's `value` is the version in force.",
     "greet": "Please say `hello`. Grants nothing.",
 }
+APPENDED_RULE = "\n\nA field that was appended later is left out by an older peer, and then reads as 0; so does a part of one."
 EVENT_MEANINGS = {
     "booted": "The node has started. Energy counts from 0 again, under the epoch `energy_epoch`.",
     "badge_denied": "A badge was refused; `member` is 0 for an unknown one.",
@@ -40,6 +41,7 @@ EVENT_MEANINGS = {
     "session_checkpoint": "What the session has used so far: each `checkpoint_s`, and when the relay has opened.",
     "session_ended": "What the session has used, after the meter has settled.",
     "fault_seen": "Something broke; `detail` is text, padded with zero bytes.",
+    "observation_started": "As `session_started`, on a machine that is only observed: no relay was switched, nobody owes anything.",
 }
 REASON_MEANINGS = {
     "none": "the badge is let in (stands in rosters, never in an event)",
@@ -62,6 +64,7 @@ END_MEANINGS = {
     "power_lost": "said by the fold, never by a node: a boot cut the session off",
     "flash_fault": "a checkpoint could not be written",
     "program_fault": "the program ended, or the relay's timer opened the relay",
+    "idle": "no work for `idle_s`",
 }
 RESULT_MEANINGS = {
     "ok": "done",
@@ -105,8 +108,13 @@ def messages():
     rows = []
     for number, (name, direction, layout, names) in sorted(wire.MESSAGES.items()):
         size = f"{struct.calcsize(layout)}{' + data' if names and names[-1] == 'data' else ''}"
-        rows.append((number, f"`{name}`", direction, size, fields_of(layout, names), MESSAGE_MEANINGS[name]))
-    return table(("No.", "Message", "Way", "Body bytes", "Fields", "Meaning"), rows)
+        fields = fields_of(layout, names)
+        if name in wire.APPENDED:
+            layout_more, names_more = wire.APPENDED[name]
+            size += f" + {struct.calcsize(layout_more)}"
+            fields += f"; appended: {fields_of(layout_more, names_more)}"
+        rows.append((number, f"`{name}`", direction, size, fields, MESSAGE_MEANINGS[name]))
+    return table(("No.", "Message", "Way", "Body bytes", "Fields", "Meaning"), rows) + APPENDED_RULE
 
 
 def events():

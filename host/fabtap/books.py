@@ -8,6 +8,7 @@ same books.
 - A session that ended and can't be rated stays a row without an amount, with the reason in `pending`: never zero.
 - A charge is known by its session alone, so a newer rating of the same usage is the same charge.
 - A member is priced by the class that members.csv gives them now.
+- An observed session gets a shadow charge: what it would have cost. It is marked wherever it stands, and is in no total.
 """
 import csv
 import os
@@ -16,22 +17,26 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from fabtap import store
 from fabtap.fold import Denial, Folded, Moment, Oddity, Session, fold
 from fabtap.lab import Lab, Machine, Member
 from fabtap.problem import Problem
-from fabtap.rating import RATING_VERSION, Charge, NoTariff, rate
+from fabtap.rating import RATING_VERSION, Charge, NoTariff, rate, round_half_up
 from fabtap.timeline import Instant, Timeline
 from nodecore.wire import WireError, decode_event
 
 CHARGE_COLUMNS = (
     "charge_id", "session", "machine", "member", "name", "class", "started_local", "ended_local",
     "time_uncertainty_ms", "on_seconds", "working_seconds", "energy_wh", "end_reason", "amount", "currency",
-    "rating_version",
+    "rating_version", "kind",
 )
+CHARGE = "charge"
+SHADOW = "shadow"
 # What a spreadsheet takes for the start of a formula, full-width signs included.
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
@@ -67,6 +72,21 @@ class BookedCharge:
     charge: Charge | None
     pending: str | None
 
+    @property
+    def kind(self) -> str:
+        """CHARGE, or SHADOW for what was only observed: nobody owes it."""
+        return SHADOW if self.booked.session.observed else CHARGE
+
+
+class Totals(NamedTuple):
+    """The sum of the charges, that of the shadow charges, and how many there are of each; `pending` of both are in no sum."""
+
+    charged: Decimal
+    charges: int
+    shadow: Decimal
+    shadows: int
+    pending: int
+
 
 def sessions(lab: Lab, database: str | Path) -> list[BookedSession]:
     """Every session, also the open ones, in the order of node, journal and seq. Raises Problem for the database."""
@@ -101,8 +121,24 @@ def charges(lab: Lab, database: str | Path) -> list[BookedCharge]:
     return [_charge(lab, booked) for booked in sessions(lab, database) if booked.session.state != "open"]
 
 
+def totals(lab: Lab, rows: Iterable[BookedCharge]) -> Totals:
+    """The sums of these charges, shadows apart."""
+    sums = {CHARGE: Fraction(0), SHADOW: Fraction(0)}
+    counts = {CHARGE: 0, SHADOW: 0}
+    pending = 0
+    for row in rows:
+        if row.charge is None:
+            pending += 1
+        else:
+            sums[row.kind] += Fraction(row.charge.total)
+            counts[row.kind] += 1
+    exponent = lab.currency_exponent
+    return Totals(round_half_up(sums[CHARGE], exponent), counts[CHARGE], round_half_up(sums[SHADOW], exponent), counts[SHADOW],
+                  pending)
+
+
 def export_charges_csv(lab: Lab, database: str | Path, file: str | Path) -> int:
-    """Write CHARGE_COLUMNS for every charge, whole or not at all; gives the number of charges.
+    """Write CHARGE_COLUMNS for every charge, also the shadow ones, whole or not at all; gives the number of rows.
 
     Times are ISO 8601 in the lab's timezone, empty where no estimate exists; an empty amount is a pending charge. The
     file holds names: only its owner may read it. Raises Problem.
@@ -186,6 +222,7 @@ def _csv_row(lab: Lab, row: BookedCharge) -> list[str]:
         str(row.charge.total) if row.charge else "",
         lab.currency,
         str(RATING_VERSION),
+        row.kind,
     ]
     return [harmless(cell) for cell in cells]
 

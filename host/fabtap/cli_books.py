@@ -51,7 +51,7 @@ def session_list(lab_file: LabFile = LAB_DEFAULT, as_json: AsJson = False) -> No
         "name": found.member.name if found.member else None, "started": _local(found.start, lab.timezone),
         "ended": _local(found.end, lab.timezone), "on_s": found.session.on_ms / 1000,
         "working_s": found.session.working_ms / 1000, "energy_mwh": found.session.energy_mwh,
-        "state": found.session.state, "end_reason": found.session.end_reason,
+        "state": found.session.state, "end_reason": found.session.end_reason, "observed": found.session.observed,
     } for found in books.sessions(lab, lab.database)]
     denials: list[dict[str, Any]] = [{
         "machine": found.machine.id if found.machine else None, "member": found.denial.member,
@@ -64,15 +64,22 @@ def session_list(lab_file: LabFile = LAB_DEFAULT, as_json: AsJson = False) -> No
         return
     OUT.print(table("Sessions", ("machine", "member", "started", "on s", "working s", "Wh", "end"), [
         (row["machine"], row["name"] or row["member"], row["started"], f"{row['on_s']:.1f}", f"{row['working_s']:.1f}",
-         _wh(row["energy_mwh"]), row["end_reason"] or "in use") for row in sessions], right=("on s", "working s", "Wh")))
+         _wh(row["energy_mwh"]), _end(row)) for row in sessions], right=("on s", "working s", "Wh")))
     OUT.print(table("Denials", ("machine", "member", "at", "reason"), [
         (row["machine"], row["name"] or row["member"] or "unknown", row["at"], row["reason"]) for row in denials]))
 
 
+def _end(row: dict[str, Any]) -> str:
+    end = row["end_reason"] or "in use"
+    return f"{end}, observed" if row["observed"] else end
+
+
 @charge.command("list")
 def charge_list(lab_file: LabFile = LAB_DEFAULT, as_json: AsJson = False) -> None:
-    """List charges."""
+    """List charges and their total; shadow charges, of machines that are only observed, are in no total."""
     lab = open_lab(lab_file)
+    charges = books.charges(lab, lab.database)
+    total = books.totals(lab, charges)
     rows = [{
         "charge": found.id, "session": found.booked.id,
         "machine": found.booked.machine.id if found.booked.machine else None,
@@ -80,15 +87,27 @@ def charge_list(lab_file: LabFile = LAB_DEFAULT, as_json: AsJson = False) -> Non
         "started": _local(found.booked.start, lab.timezone), "end_reason": found.booked.session.end_reason,
         "lines": [{"what": line.what, "quantity": str(line.quantity), "unit": line.unit, "unit_price": str(line.unit_price),
                    "amount": str(line.amount)} for line in found.charge.lines] if found.charge else [],
-        "amount": str(found.charge.total) if found.charge else None, "currency": lab.currency,
-    } for found in books.charges(lab, lab.database)]
+        "amount": str(found.charge.total) if found.charge else None, "currency": lab.currency, "kind": found.kind,
+    } for found in charges]
     if as_json:
-        show_json(rows)
+        show_json({"charges": rows, "total": str(total.charged), "shadow_total": str(total.shadow), "pending": total.pending,
+                   "currency": lab.currency})
         return
-    OUT.print(table("Charges", ("machine", "member", "started", "end", "amount"), [
-        (row["machine"], row["name"], row["started"], row["end_reason"],
+    OUT.print(table("Charges", ("machine", "member", "started", "end", "kind", "amount"), [
+        (row["machine"], row["name"], row["started"], row["end_reason"], row["kind"],
          f"{row['amount']} {lab.currency}" if row["amount"] else f"pending: {row['pending']}") for row in rows],
         right=("amount",)))
+    OUT.print(_total(total, lab.currency), highlight=False)
+
+
+def _total(total: books.Totals, currency: str) -> str:
+    """What is owed, and what is left out of it."""
+    said = f"Total: {total.charged} {currency} in {total.charges} charge(s)."
+    if total.shadows:
+        said += f" Not in it: {total.shadow} {currency} in {total.shadows} shadow charge(s), of machines that are only observed."
+    if total.pending:
+        said += f" Not in it: {total.pending} pending, without an amount."
+    return said
 
 
 @charge.command("export")

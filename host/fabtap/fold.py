@@ -1,8 +1,11 @@
 """Which sessions do the events of a journal tell of, and what was used in them?
 
-PURE, and versioned: the same events give the same sessions for ever under one FOLD_VERSION.
+PURE, and versioned: the same events give the same sessions for ever under one FOLD_VERSION. Version 2 knows observed sessions,
+which to version 1 were undecodable.
 
-- A session is known by (node_id, journal_id, seq of its session_started), and it lives within one boot.
+- A session is known by (node_id, journal_id, seq of its start), and it lives within one boot.
+- What the node only observed is a session like any other, and marked: the event says so, for the lab's file may have changed
+  since.
 - Usage is what the session's last record says, counter by counter the highest: a prefix of a journal never bills more
   than the whole.
 - Energy is a difference of the cumulative counter within the boot; a smaller counter is an oddity, never a reset.
@@ -16,7 +19,7 @@ from typing import Any, NamedTuple
 
 from nodecore.wire import ENDS, EVENT_NUMBERS, REASONS
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 
 ODDITIES = {
     "undecodable": "the collector's program doesn't know this event",
@@ -41,7 +44,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Session:
-    """What one member used of one machine.
+    """What one member used of one machine; `observed` if the node switched nothing, so that nobody owes anything for it.
 
     `state` is "closed" (the node wrote the end), "cut" (the fold ended it at its last checkpoint) or "open" (`end` and
     `end_reason` are None; usage as of the last checkpoint). `energy_mwh` is in milliwatt-hours.
@@ -58,6 +61,7 @@ class Session:
     working_ms: int
     energy_mwh: int
     state: str
+    observed: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class _Open:
     last: Moment
     energy_start: int
     energy_last: int
+    observed: bool
     on_ms: int = 0
     working_ms: int = 0
 
@@ -167,7 +172,7 @@ class _Walk:
             # The last record comes later than the end: the relay opened when its time on was over.
             end = Moment(of.start.boot, of.start.mono_ms + of.on_ms)
         return Session(self.node_id, self.journal_id, of.seq, of.member, of.start, end, end_reason, of.on_ms,
-                       of.working_ms, of.energy_last - of.energy_start, state)
+                       of.working_ms, of.energy_last - of.energy_start, state, of.observed)
 
     def _clock(self, event: Mapping[str, Any]) -> None:
         """Notice a boot that wasn't announced, and a clock that runs backwards."""
@@ -189,7 +194,7 @@ class _Walk:
             self._cut("end_missing")
         now = Moment(event["boot"], event["mono_ms"])
         energy = event["energy_mwh_total"]
-        self.open = _Open(event["seq"], event["member"], now, now, energy, energy)
+        self.open = _Open(event["seq"], event["member"], now, now, energy, energy, event["name"] == "observation_started")
 
     def _checkpoint(self, event: Mapping[str, Any]) -> None:
         if self._belongs(event):
@@ -248,6 +253,7 @@ _RULES = {
     "booted": _Walk._booted,
     "badge_denied": _Walk._denied,
     "session_started": _Walk._started,
+    "observation_started": _Walk._started,
     "session_checkpoint": _Walk._checkpoint,
     "session_ended": _Walk._ended,
 }

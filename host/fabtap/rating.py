@@ -6,6 +6,7 @@ PURE: exact fractions and Decimals, no float.
   currency's smallest unit (ROUNDING). So a charge's lines always explain its total to within half a unit.
 - Each line is there, also at no cost: a member sees everything that was counted.
 - Only a session that has ended is rated; without a tariff there is no charge, never one of zero.
+- A session that was only observed is rated as any other; that nobody owes its amount is said in books.py.
 """
 from collections.abc import Collection
 from dataclasses import dataclass

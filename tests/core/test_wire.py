@@ -26,6 +26,7 @@ GOLDEN_EVENTS = [
      {"session": 0x34333231, "reason": 3, "on_ms": 60000, "working_ms": 1234, "energy_mwh_total": 0x4847464544434241},
      "31323334" "03" "60ea0000" "d2040000" "4142434445464748"),
     ("fault_seen", 6, {"fault": 4, "detail": DETAIL}, "04" "7761746368646f67" + "00" * 24),
+    ("observation_started", 7, {"member": 0x34333231, "energy_mwh_total": 0x4847464544434241}, "31323334" "4142434445464748"),
 ]
 
 SESSION = {"boot_nonce": 0x34333231, "counter": 258}
@@ -38,6 +39,20 @@ def in_session(fields):
     return fields
 
 
+STATUS = in_session({
+    "boot": 5, "mono_ms": 0x2827262524232221, "state": 1, "relay": 1, "power_mw": 1500000,
+    "energy_mwh_total": 0x4847464544434241, "heap_bytes": 65536, "frames_bad": 2, "reader_restarts": 3})
+STATUS_HEX = (SESSION_HEX + "05000000" "2122232425262728" "01" "01" "60e31600" "4142434445464748"
+              "00000100" "02000000" "03000000")
+
+
+def with_state_ms(state_ms):
+    """The fields of a status, with what was appended to it."""
+    fields = dict(STATUS)
+    fields["state_ms"] = state_ms
+    return fields
+
+
 # name, direction, number, fields, golden body
 GOLDEN_MESSAGES = [
     ("hello", "up", 1,
@@ -46,10 +61,7 @@ GOLDEN_MESSAGES = [
      "01" "31323334" "05000000" "a0a1a2a3a4a5a6a7" "0a000000" "2c010000" "09000000"
      "7270692d7069636f0000000000000000" "302e312e300000000000000000000000"),
     ("events", "up", 2, {"journal_id": HASH, "data": b"\x03abc"}, "a0a1a2a3a4a5a6a7" "03616263"),
-    ("status", "up", 3,
-     in_session({"boot": 5, "mono_ms": 0x2827262524232221, "state": 1, "relay": 1, "power_mw": 1500000,
-                 "energy_mwh_total": 0x4847464544434241, "heap_bytes": 65536, "frames_bad": 2, "reader_restarts": 3}),
-     SESSION_HEX + "05000000" "2122232425262728" "01" "01" "60e31600" "4142434445464748" "00000100" "02000000" "03000000"),
+    ("status", "up", 3, with_state_ms(0x54535251), STATUS_HEX + "51525354"),
     ("reply", "up", 4, in_session({"result": 1, "boot": 5, "mono_ms": 0x2827262524232221, "value": 77}),
      SESSION_HEX + "01" "05000000" "2122232425262728" "4d000000"),
     ("ack", "down", 64, {"journal_id": HASH, "seq": 300}, "a0a1a2a3a4a5a6a7" "2c010000"),
@@ -62,6 +74,11 @@ GOLDEN_MESSAGES = [
     ("roster_chunk", "down", 67, in_session({"offset": 128, "data": b"rows"}), SESSION_HEX + "80000000" "726f7773"),
     ("roster_commit", "down", 68, in_session({"version": 9}), SESSION_HEX + "09000000"),
     ("greet", "down", 69, {}, ""),
+]
+
+# What nodes send that were built before a message grew: the same shape; what was appended reads as 0.
+OLDER_MESSAGES = [
+    ("status", "up", 3, with_state_ms(0), STATUS_HEX),
 ]
 
 
@@ -104,6 +121,29 @@ def test_golden_messages_decode_to_their_fields():
         assert wire.decode_message(number, unhexlify(golden), direction) == (name, fields), name
 
 
+def test_what_an_older_peer_leaves_out_reads_as_zero():
+    for name, direction, number, fields, golden in OLDER_MESSAGES:
+        assert wire.decode_message(number, unhexlify(golden), direction) == (name, fields), name
+
+
+def test_a_part_of_an_appended_field_is_no_field():
+    for name, direction, number, fields, golden in OLDER_MESSAGES:
+        for size in range(1, struct.calcsize(wire.APPENDED[name][0])):
+            assert wire.decode_message(number, unhexlify(golden) + b"\xff" * size, direction) == (name, fields), (name, size)
+
+
+def test_every_message_that_grew_keeps_its_old_bytes():
+    assert sorted(wire.APPENDED) == sorted(row[0] for row in OLDER_MESSAGES)
+    for name, _, number, _, golden in OLDER_MESSAGES:
+        longer = [row[4] for row in GOLDEN_MESSAGES if row[0] == name]
+        assert len(golden) // 2 == struct.calcsize(wire.MESSAGES[number][2]), name
+        assert [row.startswith(golden) for row in longer] == [True], name
+
+
+def test_an_appended_field_is_sent_always():
+    assert not isinstance(raises(KeyError, wire.encode_message, "status", STATUS), wire.WireError)
+
+
 def test_an_event_tells_its_head_without_being_decoded():
     data = encode("booted", GOLDEN_EVENTS[0][2])
     assert wire.event_seq(data) == HEAD["seq"]
@@ -127,7 +167,10 @@ def test_no_event_is_longer_than_event_max():
 
 def test_no_fixed_body_is_longer_than_body_max():
     for name, _, layout, _ in wire.MESSAGES.values():
-        assert struct.calcsize(layout) <= wire.BODY_MAX, name
+        size = struct.calcsize(layout)
+        if name in wire.APPENDED:
+            size += struct.calcsize(wire.APPENDED[name][0])
+        assert size <= wire.BODY_MAX, name
 
 
 def test_an_event_longer_than_event_max_is_refused():
@@ -151,8 +194,8 @@ def test_a_short_body_is_refused():
         data = unhexlify(EVENT_HEAD_HEX % kind + golden)
         for size in range(len(data)):
             raises(wire.WireError, wire.decode_event, data[:size])
-    for _, direction, number, fields, golden in GOLDEN_MESSAGES:
-        shortest = len(golden) // 2 - len(fields.get("data", b""))
+    for _, direction, number, _, golden in GOLDEN_MESSAGES:
+        shortest = struct.calcsize(wire.MESSAGES[number][2])
         for size in range(shortest):
             raises(wire.WireError, wire.decode_message, number, unhexlify(golden)[:size], direction)
 

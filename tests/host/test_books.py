@@ -130,6 +130,46 @@ def test_charges(lab: Lab, database: Path) -> None:
     assert found[0].id == "ccp-1-0000000000000000-3"
 
 
+def observe(database: Path, *members: int) -> None:
+    """A minute on the laser for each member, observed."""
+    with Writer(database) as writer:
+        seq = 5
+        for member in members:
+            put(writer, 1, LASER, ("observation_started", seq, 1, {"member": member, "energy_mwh_total": 0}),
+                ("session_ended", seq + 1, 1, {**usage(seq, 60_000, 60_000, 0), "reason": 1}))
+            seq += 2
+
+
+def test_an_observed_session_gets_the_same_amount_as_a_shadow_that_is_in_no_total(lab: Lab, database: Path) -> None:
+    before = books.totals(lab, books.charges(lab, database))
+    assert before == (Decimal("0.90"), 2, Decimal("0.00"), 0, 2)
+    observe(database, 7, 8)
+    found = books.charges(lab, database)
+    shadows = [one for one in found if one.kind == books.SHADOW]
+    assert [(one.charge and one.charge.total, one.booked.session.observed) for one in shadows] == [(Decimal("0.50"), True)] * 2
+    assert books.totals(lab, found) == (*before[:2], Decimal("1.00"), 2, 2)
+    assert books.totals(lab, shadows).charged == 0
+
+
+def test_a_shadow_that_cannot_be_rated_is_pending_and_still_a_shadow(lab: Lab, database: Path) -> None:
+    observe(database, 99)
+    shadow, = [one for one in books.charges(lab, database) if one.kind == books.SHADOW]
+    assert (shadow.charge, shadow.pending) == (None, "unknown_member")
+    assert books.totals(lab, [shadow]) == (Decimal("0.00"), 0, Decimal("0.00"), 0, 1)
+
+
+def test_nothing_booked_is_a_total_of_nothing(lab: Lab) -> None:
+    assert books.totals(lab, []) == (Decimal("0.00"), 0, Decimal("0.00"), 0, 0)
+
+
+def test_that_proof_can_fail(lab: Lab, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: books that take a shadow for a charge have another total."""
+    observe(database, 7)
+    right = books.totals(lab, books.charges(lab, database)).charged
+    monkeypatch.setattr(books.BookedCharge, "kind", books.CHARGE)
+    assert books.totals(lab, books.charges(lab, database)).charged == right + Decimal("0.50")
+
+
 def test_a_missing_tariff_is_pending_and_never_zero(lab: Lab, database: Path) -> None:
     bare = Lab(**{**vars(lab), "tariffs": ()})
     assert {one.pending for one in books.charges(bare, database)} == {"no_tariff", "unknown_member", "unknown_machine"}
@@ -159,8 +199,9 @@ def test_the_export(lab: Lab, database: Path, tmp_path: Path) -> None:
         "name": "Ada Example", "class": "worker-owner", "started_local": "2026-03-02T09:00:03-06:00",
         "ended_local": "2026-03-02T09:01:33-06:00", "time_uncertainty_ms": "15", "on_seconds": "90.000",
         "working_seconds": "30.000", "energy_wh": "2500.000", "end_reason": "badge_removed", "amount": "0.80",
-        "currency": "USD", "rating_version": "1",
+        "currency": "USD", "rating_version": "1", "kind": "charge",
     }
+    assert books.CHARGE_COLUMNS[-1] == "kind"
     assert (rows[1]["name"], rows[1]["end_reason"], rows[1]["started_local"], rows[1]["time_uncertainty_ms"]) == (
         "'=HYPERLINK(1)", "power_lost", "", "")
     assert [row["amount"] for row in rows] == ["0.80", "0.10", "", ""]
@@ -169,6 +210,14 @@ def test_the_export(lab: Lab, database: Path, tmp_path: Path) -> None:
     first = file.read_bytes()
     books.export_charges_csv(lab, database, file)
     assert file.read_bytes() == first
+
+
+def test_the_export_marks_shadows_in_its_last_column(lab: Lab, database: Path, tmp_path: Path) -> None:
+    observe(database, 7)
+    assert books.export_charges_csv(lab, database, tmp_path / "charges.csv") == 5
+    lines = (tmp_path / "charges.csv").read_text("utf-8").splitlines()
+    assert [line.rsplit(",", 1)[1] for line in lines] == ["kind", "charge", "shadow", "charge", "charge", "charge"]
+    assert ",0.50,USD,1,shadow" in lines[2]
 
 
 @pytest.mark.parametrize("cell", ["=1", "+1", "-1", "@x", "\t=1", "\r", "\uff1d1"])

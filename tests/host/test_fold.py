@@ -1,4 +1,5 @@
 """Do the events give the right sessions, and does nothing that is odd pass in silence?"""
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,6 +33,10 @@ def started(member: int = 7, energy: int = 1000, **at: int) -> Row:
     return "session_started", {"member": member, "energy_mwh_total": energy, **at}
 
 
+def observed(member: int = 7, energy: int = 1000, **at: int) -> Row:
+    return "observation_started", {"member": member, "energy_mwh_total": energy, **at}
+
+
 def checkpoint(session: int, on_ms: int, working_ms: int, energy: int, **at: int) -> Row:
     return "session_checkpoint", {
         "session": session, "on_ms": on_ms, "working_ms": working_ms, "energy_mwh_total": energy, **at}
@@ -51,6 +56,32 @@ def test_a_session_from_start_to_end() -> None:
     assert found.sessions == [Session(1, JOURNAL, 2, 7, Moment(1, 2000), Moment(1, 92000), "badge_removed",
                                       90_000, 30_000, 900, "closed")]
     assert found.oddities == []
+
+
+def test_an_observed_session_is_counted_like_any_other_and_says_so() -> None:
+    records = checkpoint(2, 60_000, 20_000, 1500), ended(2, 8, 90_000, 30_000, 1900)
+    found = fold(events(booted(), observed(), *records))
+    gated, = fold_sessions(events(booted(), started(), *records))
+    assert found.sessions == [replace(gated, observed=True)]
+    assert (gated.observed, gated.end_reason, gated.energy_mwh) == (False, "idle", 900)
+    assert found.oddities == []
+
+
+def test_an_observed_session_is_cut_and_left_open_like_any_other() -> None:
+    cut, still = fold_sessions(events(observed(), checkpoint(1, 60_000, 0, 1500), booted(boot=2), observed(boot=2)))
+    assert (cut.state, cut.end_reason, cut.on_ms, cut.observed) == ("cut", "power_lost", 60_000, True)
+    assert (still.state, still.observed) == ("open", True)
+
+
+def test_a_machine_that_is_gated_from_now_on_leaves_its_old_sessions_observed() -> None:
+    found = fold(events(observed(), started(member=8), ended(2, 1, 5, 0, 1000)))
+    assert [(session.observed, session.end_reason) for session in found.sessions] == [
+        (True, "end_missing"), (False, "badge_removed")]
+    assert kinds(found) == ["end_missing"]
+
+
+def test_the_version_is_that_of_the_rules() -> None:
+    assert folding.FOLD_VERSION == 2
 
 
 def test_an_open_session_shows_its_last_checkpoint() -> None:
@@ -162,6 +193,7 @@ counters = {"on_ms": small, "working_ms": small, "energy_mwh_total": small}
 any_row = st.one_of(
     st.fixed_dictionaries({"name": st.just("booted")}),
     st.fixed_dictionaries({"name": st.just("session_started"), "member": small, "energy_mwh_total": small}),
+    st.fixed_dictionaries({"name": st.just("observation_started"), "member": small, "energy_mwh_total": small}),
     st.fixed_dictionaries({"name": st.just("session_checkpoint"), "session": st.integers(1, 8), **counters}),
     st.fixed_dictionaries(
         {"name": st.just("session_ended"), "session": st.integers(1, 8), "reason": small, **counters}),
@@ -203,7 +235,9 @@ def test_a_prefix_never_bills_more_than_the_whole(rows: list[dict[str, Any]]) ->
 def test_every_record_is_a_session_a_denial_or_an_oddity(rows: list[dict[str, Any]]) -> None:
     found = fold(rows)
     assert [session.seq for session in sorted(found.sessions, key=lambda one: one.seq)] == [
-        row["seq"] for row in rows if row["name"] == "session_started"]
+        row["seq"] for row in rows if row["name"] in ("session_started", "observation_started")]
+    assert {session.seq for session in found.sessions if session.observed} == {
+        row["seq"] for row in rows if row["name"] == "observation_started"}
     assert all(min(session.on_ms, session.working_ms, session.energy_mwh) >= 0 for session in found.sessions)
     odd = {oddity.seq for oddity in found.oddities}
     assert {oddity.kind for oddity in found.oddities} <= set(folding.ODDITIES)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fabtap.lab import Machine, access_entries, load_lab, load_members
+from fabtap.lab import Broker, Machine, access_entries, load_lab, load_members
 from fabtap.problem import Problem, find_line
 from nodecore.wire import REASONS
 
@@ -169,6 +169,99 @@ def test_a_machine_that_is_no_list(tmp_path: Path) -> None:
     only = TOML[:TOML.index("[[machine]]")] + '[machine]\nid = "laser"\n'
     problem = problem_of(write(tmp_path, only))
     assert (problem.line, problem.mend) == (10, "Write [[machine]] above each.")
+
+
+NETWORK = """
+[broker]
+host = "broker.lab"
+
+[wifi]
+network = "FabLab"
+
+[floor]
+port = 8080
+"""
+WIRELESS = TOML.replace('port = "/dev/bench"', 'link = "mqtt"\nmode = "observe"\nidle_s = 900') + NETWORK
+WIRELESS_LINES = {line: number for number, line in reversed(list(enumerate(WIRELESS.splitlines(), 1)))}
+
+
+def test_a_lab_with_a_broker_wifi_a_floor_and_an_observed_machine(tmp_path: Path) -> None:
+    lab = load_lab(write(tmp_path, WIRELESS))
+    laser, bench = lab.machines
+    assert (bench.link, bench.port, bench.mode, bench.idle_s) == ("mqtt", None, "observe", 900)
+    assert (lab.broker, lab.wifi_network, lab.floor_port) == (Broker("broker.lab", 1883), "FabLab", 8080)
+    assert (laser.link, laser.mode, laser.idle_s) == ("serial", "gate", 0)
+
+
+def test_a_lab_without_them_has_none(tmp_path: Path) -> None:
+    lab = load_lab(write(tmp_path))
+    assert (lab.broker, lab.wifi_network, lab.floor_port) == (None, None, None)
+    assert {(machine.link, machine.mode, machine.idle_s) for machine in lab.machines} == {("serial", "gate", 0)}
+
+
+def test_a_broker_on_another_port_or_under_an_address(tmp_path: Path) -> None:
+    toml = WIRELESS.replace('host = "broker.lab"', 'host = "192.168.1.10"\nport = 8883')
+    assert load_lab(write(tmp_path, toml)).broker == Broker("192.168.1.10", 8883)
+
+
+def test_a_machine_over_mqtt_may_say_where_its_board_is_plugged_in(tmp_path: Path) -> None:
+    bench = load_lab(write(tmp_path, WIRELESS.replace('link = "mqtt"', 'link = "mqtt"\nport = "/dev/bench"'))).machines[1]
+    assert bench.plugged_port() == Path("/dev/bench")
+    assert bench.plugged_port(Path("/dev/other")) == Path("/dev/other")
+    bare = load_lab(write(tmp_path, WIRELESS)).machines[1]
+    assert bare.plugged_port(Path("/dev/other")) == Path("/dev/other")
+    with pytest.raises(Problem) as caught:
+        bare.plugged_port()
+    assert str(caught.value) == "bench: has no serial port in fabtap.toml. Plug the board in and name it with --port."
+
+
+# old text, new text, line of which text, words of what, words of mend
+WIRELESS_MISTAKES = {
+    "unknown link": ('link = "mqtt"', 'link = "mqqt"', 'link = "mqtt"', 'machine 2: link is "mqqt"', 'Did you mean "mqtt"?'),
+    "link of a wrong type": ('link = "mqtt"', "link = 1", 'link = "mqtt"', "link is 1, not text", "Use quotes"),
+    "unknown mode": ('mode = "observe"', 'mode = "watch"', 'mode = "observe"', 'mode is "watch"', "Use one of: gate, observe."),
+    "mode misspelt": ('mode = "observe"', 'mode = "observ"', 'mode = "observe"', 'mode is "observ"', 'Did you mean "observe"?'),
+    "idle below nothing": ("idle_s = 900", "idle_s = -1", "idle_s = 900", "from 0 to 14400", "idle_s ="),
+    "idle over 4 hours": ("idle_s = 900", "idle_s = 14401", "idle_s = 900", "idle_s is 14401, not a whole number", "idle_s ="),
+    "idle with a point": ("idle_s = 900", "idle_s = 1.5", "idle_s = 900", "idle_s is 1.5, not a whole number", "without quotes"),
+    "idle as text": ("idle_s = 900", 'idle_s = "900"', "idle_s = 900", 'idle_s is "900"', "without quotes"),
+    "serial without a port": ('link = "mqtt"\n', "", "[[machine]]", "machine 2: port is missing", 'port = "/dev/serial/by-id/..."'),
+    "mqtt without a broker": ('[broker]\nhost = "broker.lab"\n', "", "[[machine]]",
+                              'machine "bench" has link = "mqtt", and there is no [broker]', "Add [broker]"),
+    "mqtt without WiFi": ('[wifi]\nnetwork = "FabLab"\n', "", "[[machine]]", "there is no [wifi]", '[wifi] with network = "..."'),
+    "broker twice": ("[wifi]", "[broker]", "[wifi]", "not TOML", "Mend this line"),
+    "a list of brokers": ("[broker]", "[[broker]]", "[broker]", "there is no table [broker]", "Write [broker]."),
+    "broker without a host": ('host = "broker.lab"\n', "", "[broker]", "broker: host is missing", 'host = "broker.lab"'),
+    "a URL for a host": ('"broker.lab"', '"mqtt://broker.lab"', 'host = "broker.lab"', "no name or address", '"192.168.1.10"'),
+    "a host with a port": ('"broker.lab"', '"broker.lab:1883"', 'host = "broker.lab"', "no name or address", '"192.168.1.10"'),
+    "a host that is too long": ('"broker.lab"', f'"{"b" * 65}"', 'host = "broker.lab"', "no name or address",
+                                'host = "broker.lab"'),
+    "broker's port": ('host = "broker.lab"', 'host = "broker.lab"\nport = 65536', "", "broker: port is 65536", "port = 1883"),
+    "an unknown key of the broker": ('host = "broker.lab"', 'hots = "broker.lab"', 'host = "broker.lab"',
+                                     "unknown key 'hots'", 'Did you mean "host"?'),
+    "the password in the wrong file": ('network = "FabLab"', 'network = "FabLab"\npassword = "x"', "[floor]",
+                                       "wifi: unknown key 'password'", "Use one of: network."),
+    "WiFi without a name": ('network = "FabLab"\n', "", "[wifi]", "wifi: network is missing", 'network = "FabLab"'),
+    "a WiFi name that is too long": ('"FabLab"', f'"{"é" * 17}"', 'network = "FabLab"', "longer than 32 bytes", "own name"),
+    "floor without a port": ("port = 8080\n", "", "[floor]", "floor: port is missing", "port = 1"),
+    "floor's port as text": ("port = 8080", 'port = "8080"', "port = 8080", 'port is "8080"', "without quotes"),
+    "floor's port 0": ("port = 8080", "port = 0", "port = 8080", "from 1 to 65535", "without quotes"),
+    "floor misspelt": ("[floor]", "[flor]", "[floor]", "unknown table or key 'flor'", 'Did you mean "floor"?'),
+}
+MOVED_LINES = {"broker's port": 2, "the password in the wrong file": -1}
+"""Where the mistake stands in a line that was added: how far from the place that is named."""
+
+
+@pytest.mark.parametrize("mistake", WIRELESS_MISTAKES)
+def test_a_mistake_in_what_came_with_mqtt(tmp_path: Path, mistake: str) -> None:
+    old, new, place, what, mend = WIRELESS_MISTAKES[mistake]
+    assert WIRELESS.count(old) == 1
+    file = write(tmp_path, WIRELESS.replace(old, new))
+    problem = problem_of(file, ["rpi-pico"])
+    assert problem.where == str(file)
+    assert what in problem.what and mend in problem.mend
+    line = WIRELESS_LINES["[broker]"] if not place else 21 if place == "[[machine]]" else WIRELESS_LINES[place]
+    assert problem.line == line + MOVED_LINES.get(mistake, 0)
 
 
 HEADER = CSV.splitlines()[0] + "\n"

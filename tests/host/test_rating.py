@@ -17,6 +17,7 @@ class Used:
     working_ms: int = 0
     energy_mwh: int = 0
     state: str = "closed"
+    observed: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ def test_an_open_session_is_not_rated() -> None:
     with pytest.raises(SessionOpen):
         rate(Used(state="open"), "guest", Priced(), 2)
     assert rate(Used(state="cut"), "guest", Priced(), 2).total == 0
+
+
+def test_what_was_observed_is_rated_as_if_it_were_owed() -> None:
+    used = Used(90_000, 30_000, 2_500_000)
+    assert rate(replace(used, observed=True), "guest", Priced(), 2) == rate(used, "guest", Priced(), 2)
 
 
 def test_negative_usage_is_refused() -> None:

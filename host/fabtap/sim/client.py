@@ -73,7 +73,7 @@ def start_board(folder: Path, name: str, board: str, **more: Any) -> SimClient:
     else:
         raise Problem(name, None, "is up already", f"Stop it with: fabtap sim down {name}.")
     kind = load_board(board)
-    if getattr(kind, "console", "usb") == "uart":
+    if kind.console == "uart":
         more.setdefault("uart", {"baud": kind.baud, "ring_bytes": kind.ring_bytes, "fifo_bytes": kind.fifo_bytes})
     options = BoardOptions(name=name, folder=str(folder.resolve()), interpreter=find_interpreter(), pins=kind.pins,
                            buses=kind.buses, blocks=kind.blocks, block_bytes=kind.block_bytes,
