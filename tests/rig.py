@@ -58,6 +58,8 @@ training = "laser"
 working_w = {working_w}
 checkpoint_s = {checkpoint_s}
 badge_out_ms = {badge_out_ms}
+mode = "{mode}"
+idle_s = {idle_s}
 
 [[tariff]]
 machine = "laser"
@@ -67,7 +69,8 @@ per_minute_working = "0.40"
 per_kwh = "0.18"
 """
 BOARD = "rpi-pico"
-LAB_DEFAULTS: dict[str, object] = {"board": BOARD, "working_w": 60, "checkpoint_s": 2, "badge_out_ms": 600}
+LAB_DEFAULTS: dict[str, object] = {"board": BOARD, "working_w": 60, "checkpoint_s": 2, "badge_out_ms": 600,
+                                  "mode": "gate", "idle_s": 0}
 POLL_S = 0.01
 COMMAND_S = 60.0
 START_S = 15.0
@@ -365,8 +368,9 @@ class Rig:
 
 def node_settings(lab_settings: dict[str, object]) -> dict[str, object]:
     """How the node's settings differ from the default lab's, for FlashImages.image."""
-    factors = {"checkpoint_s": ("checkpoint_ms", 1000), "badge_out_ms": ("badge_out_ms", 1), "working_w": ("working_mw", 1000)}
-    changed = {}
+    factors = {"checkpoint_s": ("checkpoint_ms", 1000), "badge_out_ms": ("badge_out_ms", 1), "working_w": ("working_mw", 1000),
+               "idle_s": ("idle_ms", 1000)}
+    changed: dict[str, object] = {"gates": 0} if lab_settings.get("mode") == "observe" else {}
     for name, value in lab_settings.items():
         if value != LAB_DEFAULTS[name] and name in factors:
             setting, factor = factors[name]

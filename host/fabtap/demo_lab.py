@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,8 +62,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def lab_toml(broker_port: int, floor_port: int) -> str:
-    """The text of fabtap.toml."""
+def lab_toml(broker_port: int, floor_port: int, only: Collection[str] = ()) -> str:
+    """The text of fabtap.toml, with all machines or only some."""
     parts = [f"""\
 [lab]
 id = "ccp"
@@ -85,6 +85,8 @@ network = "{NETWORK}"
 port = {floor_port}
 """]
     for id_, name, node, board, link, more, per_minute_on, per_minute_working in MACHINES:
+        if only and id_ not in only:
+            continue
         parts.append(f"""
 [[machine]]
 id = "{id_}"
@@ -116,10 +118,11 @@ per_kwh = "0.18"
 
 
 class DemoLab:
-    """The lab's files, boards and processes; `close` ends whatever was started, by its process id."""
+    """The lab's files, boards and processes; `close` ends whatever was started, by its process id. `only` some of its machines."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, only: Collection[str] = ()) -> None:
         self.folder = folder
+        self._only = only
         self.boards: dict[str, SimClient] = {}
         self.broker: RunningBroker | None = None
         self._collector: subprocess.Popen[bytes] | None = None
@@ -130,7 +133,7 @@ class DemoLab:
         self._end_leftovers()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        (self.folder / "fabtap.toml").write_text(lab_toml(free_port(), free_port()), encoding="utf-8")
+        (self.folder / "fabtap.toml").write_text(lab_toml(free_port(), free_port(), self._only), encoding="utf-8")
         (self.folder / "members.csv").write_text(MEMBERS_CSV, encoding="utf-8")
         keys = os.open(self.folder / "keys.toml", os.O_WRONLY | os.O_CREAT, 0o600)
         with open(keys, "w", encoding="utf-8") as file:
@@ -149,22 +152,22 @@ class DemoLab:
         with ThreadPoolExecutor(2) as pool:
             for machine in self.lab.machines:
                 # In order: both write the keys file.
-                self._start(machine, 0.0, 0.0)
+                self.start_board(machine, erase_ms=0.0, program_ms=0.0)
                 provision(self.lab, machine, name_server_port=NAME_SERVER_PORT)
             for machine, text in zip(self.lab.machines, pool.map(self._deploy, self.lab.machines), strict=True):
                 told(machine, text)
         for machine in self.lab.machines:
             self.boards[machine.id].down()
-            self._start(machine, ERASE_MS, PROGRAM_MS)
+            self.start_board(machine)
 
-    def _start(self, machine: Machine, erase_ms: float, program_ms: float) -> None:
-        more: dict[str, object] = {}
+    def start_board(self, machine: Machine, **more: object) -> None:
+        """Start a machine's board, with flash costs; `more` goes to fabtap.sim.supervisor.BoardOptions."""
+        options: dict[str, object] = {"working_w": WORKING_W, "erase_ms": ERASE_MS, "program_ms": PROGRAM_MS}
         if machine.link == "mqtt":
             assert self.lab.broker
-            more = {"heap": MQTT_HEAP, "wifi": {"network": NETWORK, "password": PASSWORD, "name_server_port": NAME_SERVER_PORT,
-                                                "names": {BROKER_HOST: ["127.0.0.1", self.lab.broker.port]}}}
-        self.boards[machine.id] = start_board(self.folder / "sim", machine.id, machine.board, working_w=WORKING_W,
-                                              erase_ms=erase_ms, program_ms=program_ms, **more)
+            options |= {"heap": MQTT_HEAP, "wifi": {"network": NETWORK, "password": PASSWORD, "name_server_port": NAME_SERVER_PORT,
+                                                    "names": {BROKER_HOST: ["127.0.0.1", self.lab.broker.port]}}}
+        self.boards[machine.id] = start_board(self.folder / "sim", machine.id, machine.board, **{**options, **more})
 
     def _deploy(self, machine: Machine) -> str:
         done = deploy(machine.plugged_port(), mqtt=machine.link == "mqtt")

@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 JOIN_S = 0.3
@@ -97,8 +98,7 @@ class Wifi:
     async def _open_ways(self) -> None:
         for name, (_, port) in self._network.names.items():
             address = loopback_address()
-            self._servers.append(await asyncio.start_server(
-                lambda reader, writer, name=name: self._serve(name, self._era, reader, writer), address, port))
+            self._servers.append(await asyncio.start_server(partial(self._serve, name), address, port))
             self.addresses[name] = address
 
     async def move(self) -> None:
@@ -162,7 +162,8 @@ class Wifi:
             self._state = IDLE
         return self._state
 
-    async def _serve(self, name: str, era: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        era = self._era
         task = asyncio.current_task()
         assert task
         self._tasks.add(task)
