@@ -16,8 +16,8 @@ help: ## this list
 
 setup: $(SETUP) ## make .venv with everything in it, from the locked and hashed list
 
-demo: $(SETUP) ## a lab with simulated machines, from tap to invoice
-	$(BIN)/fabtap demo
+demo: $(SETUP) ## a day in a lab of five simulated machines, from tap to bill; with STAY=1 it stays open for visitors
+	$(BIN)/fabtap demo $(if $(STAY),--stay)
 
 test: $(SETUP) $(STUBS) $(WASM) ## every test
 	$(BIN)/pytest

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Take events from the nodes and sto
 
 @app.command()
 def run(lab_file: LabFile = LAB_DEFAULT) -> None:
-    """Listen on every machine's port until stopped (Ctrl-C or SIGTERM)."""
+    """Listen on every machine's port, and at the broker, until stopped (Ctrl-C or SIGTERM)."""
     lab = open_lab(lab_file)
     secrets_of_machines(lab)  # asked before there is a database: a lab that can't start leaves nothing behind
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

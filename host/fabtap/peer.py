@@ -11,6 +11,11 @@ from nodecore import frame, wire
 CHUNK_BYTES = 96
 """Roster bytes in one down frame: six entries, so that the line stays within frame.DOWN_LINE_MAX."""
 
+DOWN_FRAME_MAX = (frame.DOWN_LINE_MAX - 2) // 4 * 3
+"""Bytes of the longest frame whose line is within frame.DOWN_LINE_MAX: base64 makes 4 of 3; `~` and newline are there too."""
+UP_FRAME_MAX = frame.HEAD_BYTES + wire.BODY_MAX + frame.TAG_BYTES
+"""Bytes of the longest frame that a node sends."""
+
 
 class Refused(Exception):
     """A frame that is not believed; its text is the name under which it is counted."""
@@ -50,13 +55,17 @@ class Peers:
             raise Refused("unknown_message") from None
         return Message(node, name, fields)
 
-    def line(self, node: int, name: str, fields: Mapping[str, Any]) -> bytes:
-        """The line of a message to a node, at most frame.DOWN_LINE_MAX bytes."""
+    def frame(self, node: int, name: str, fields: Mapping[str, Any]) -> bytes:
+        """The frame of a message to a node; its line would be at most frame.DOWN_LINE_MAX bytes, whatever carries it."""
         number, body = wire.encode_message(name, fields)
-        line = frame.to_line(frame.seal(self._down[node], number, node, body))
-        if len(line) > frame.DOWN_LINE_MAX + 1:
-            raise ValueError(f"{name} makes a line of {len(line)} bytes")
-        return bytes(line)
+        sealed = bytes(frame.seal(self._down[node], number, node, body))
+        if len(sealed) > DOWN_FRAME_MAX:
+            raise ValueError(f"{name} makes a frame of {len(sealed)} bytes")
+        return sealed
+
+    def line(self, node: int, name: str, fields: Mapping[str, Any]) -> bytes:
+        """The line of a message to a node, as a serial port carries it."""
+        return bytes(frame.to_line(self.frame(node, name, fields)))
 
 
 def text_of(field: bytes) -> str:

@@ -23,12 +23,18 @@ class PortGone(Exception):
 
 
 def open_port(path: str | Path) -> serial.Serial:
-    """An exclusive, non-blocking port. Raises PortGone when there is no such device, Problem when somebody else has it."""
+    """An exclusive, non-blocking port.
+
+    Raises PortGone when there is no such device, Problem when somebody else has it or this user may not open it.
+    """
     try:
         port = serial.Serial(str(path), BAUD, timeout=0, write_timeout=0, exclusive=True)
     except (OSError, termios.error) as error:
         if getattr(error, "errno", None) == errno.EWOULDBLOCK:
             raise Problem(path, None, "is in use by another program", "Close it there, then try again.") from None
+        if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM):
+            raise Problem(path, None, "may not be opened by this user",
+                          "Add the user to the port's group (sudo usermod -aG dialout USER), then log in anew.") from None
         raise PortGone(str(error)) from None
     try:
         keep_lines_on_close(port.fileno())
@@ -62,12 +68,17 @@ class AsyncPort:
         self._descriptor: int = port.fileno()
         self._readable = asyncio.Event()
         self.unsent_bytes = 0
-        asyncio.get_running_loop().add_reader(self._descriptor, self._readable.set)
 
     async def read(self) -> bytes:
         """The next bytes. Raises PortGone on hang-up."""
+        loop = asyncio.get_running_loop()
         while True:
-            await self._readable.wait()
+            # Only while somebody waits: bytes that lie there while a commit is pending would wake the loop without end.
+            loop.add_reader(self._descriptor, self._readable.set)
+            try:
+                await self._readable.wait()
+            finally:
+                loop.remove_reader(self._descriptor)
             self._readable.clear()
             try:
                 data = os.read(self._descriptor, READ_BYTES)
@@ -91,5 +102,4 @@ class AsyncPort:
 
     def close(self) -> None:
         """Give the device back."""
-        asyncio.get_running_loop().remove_reader(self._descriptor)
         self._port.close()

@@ -8,7 +8,8 @@ read-only connections.
 - The watermark and its events are written in one transaction, and worked out from the tables, never from memory: two
   writers on one file stay correct, only slower.
 - Jobs are committed in groups. Each runs in a savepoint of its own, so that a failing one takes nobody with it; a job
-  may run twice (a group that failed is tried again one by one) and touches nothing but the database.
+  may run twice (a group that failed is tried again one by one) and touches nothing but the database. New events of jobs that
+  follow one another are stored together, or else one job at a time (store_together.py).
 - PRAGMA user_version counts the migrations; a newer database is refused.
 """
 import queue
@@ -19,62 +20,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from fabtap.problem import Problem
+from fabtap.store_errors import BadEvent, WriterClosed, WriterFull, clear
+from fabtap.store_errors import Damaged as Damaged
+from fabtap.store_errors import DiskFull as DiskFull
+from fabtap.store_errors import Locked as Locked
+from fabtap.store_errors import ReadOnly as ReadOnly
+from fabtap.store_errors import StoreError as StoreError
+from fabtap.store_together import Batch, Journals, add_together
 from nodecore.wire import EVENT_HEAD_BYTES, event_seq
 
 SQL_FOLDER = Path(__file__).parent / "sql"
 QUEUE_JOBS_MAX = 4096
-GROUP_JOBS_MAX = 256
+GROUP_JOBS_MAX = 250  # 1,000 rows a commit with frames of 4 events
 GROUP_WAIT_MS = 5
 BUSY_MS = 5000
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
-
-
-class StoreError(Exception):
-    """The database refused a job; nothing of it was stored."""
-
-
-class DiskFull(StoreError):
-    """The disk is full, or the database has reached its largest size."""
-
-
-class Locked(StoreError):
-    """Another program keeps the database locked."""
-
-
-class ReadOnly(StoreError):
-    """The database can't be written: a read-only disk or file."""
-
-
-class Damaged(StoreError):
-    """The database's file is damaged."""
-
-
-class BadEvent(StoreError):
-    """An event too short for its head, or with seq 0: a node's fault."""
-
-
-class WriterFull(StoreError):
-    """The writer's queue is full: the node resends later."""
-
-
-class WriterClosed(StoreError):
-    """The writer was closed before this job."""
-
-
-_CAUSES = {
-    sqlite3.SQLITE_FULL: DiskFull,
-    sqlite3.SQLITE_BUSY: Locked,
-    sqlite3.SQLITE_LOCKED: Locked,
-    sqlite3.SQLITE_READONLY: ReadOnly,
-    sqlite3.SQLITE_CORRUPT: Damaged,
-    sqlite3.SQLITE_NOTADB: Damaged,
-}
 
 
 _MENDS = {
@@ -86,7 +53,7 @@ _MENDS = {
 
 
 class AddResult(NamedTuple):
-    """`watermark` after the events; added + duplicates + quarantined is the number of events that were handed in."""
+    """`watermark` after the commit; added + duplicates + quarantined is the number of events that were handed in."""
     watermark: int
     added: int
     duplicates: int
@@ -142,10 +109,27 @@ def load_queries(text: str) -> dict[str, str]:
 SQL = load_queries((SQL_FOLDER / "queries.sql").read_text("utf-8"))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Job:
-    work: Work[Any]
     future: Future[Any]
+    work: Work[Any]
+
+
+@dataclass(slots=True)
+class _EventsJob:
+    """A job that can also be done together with others: it is a store_together.Batch."""
+
+    future: Future[Any]
+    node_id: int
+    journal_id: bytes
+    events: list[bytes]
+    received_utc_ms: int
+
+    def work(self, connection: sqlite3.Connection) -> AddResult:
+        return _add_events(connection, self)
+
+
+_AnyJob = _Job | _EventsJob
 
 
 class Writer:
@@ -158,7 +142,8 @@ class Writer:
                  busy_ms: int = BUSY_MS) -> None:
         self._clock = clock
         self._connection = _open(Path(path), busy_ms, writing=True)
-        self._queue: queue.Queue[_Job | None] = queue.Queue(QUEUE_JOBS_MAX)
+        self._queue: queue.SimpleQueue[_AnyJob | None] = queue.SimpleQueue()
+        self._known: dict[int, AddResult] = {}
         self._closing = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -181,8 +166,7 @@ class Writer:
     def add_events(self, node_id: int, journal_id: bytes, events: Sequence[bytes],
                    received_utc_ms: int) -> Future[AddResult]:
         """Store event bytes in any order, again or anew, and advance the watermark. May fail with BadEvent."""
-        return self._submit(lambda connection: _add_events(
-            connection, {"node_id": node_id, "journal_id": journal_id}, list(events), received_utc_ms))
+        return self._put(_EventsJob(Future(), node_id, journal_id, list(events), received_utc_ms))
 
     def declare_gap(self, node_id: int, journal_id: bytes, first_seq: int) -> Future[int]:
         """The node retains nothing below `first_seq`: record what is missing below it, give the new watermark."""
@@ -225,16 +209,17 @@ class Writer:
             connection, "watermark", {"node_id": node_id, "journal_id": journal_id}) or 0)
 
     def _submit(self, work: Work[T]) -> Future[T]:
-        future: Future[T] = Future()
+        return self._put(_Job(Future(), work))
+
+    def _put(self, job: _AnyJob) -> Future[Any]:
         with self._closing:
             if self._closed:
-                future.set_exception(WriterClosed("the writer is closed"))
-                return future
-            try:
-                self._queue.put_nowait(_Job(work, future))
-            except queue.Full:
-                future.set_exception(WriterFull(f"{QUEUE_JOBS_MAX} jobs are waiting"))
-        return future
+                job.future.set_exception(WriterClosed("the writer is closed"))
+            elif self._queue.qsize() >= QUEUE_JOBS_MAX:
+                job.future.set_exception(WriterFull(f"{QUEUE_JOBS_MAX} jobs are waiting"))
+            else:
+                self._queue.put(job)
+        return job.future
 
     def _run(self) -> None:
         more = True
@@ -245,9 +230,9 @@ class Writer:
                 self._do_group(jobs)
         self._connection.close()
 
-    def _collect(self) -> tuple[list[_Job], bool]:
+    def _collect(self) -> tuple[list[_AnyJob], bool]:
         """Jobs for one group, and whether to go on after it."""
-        jobs: list[_Job] = []
+        jobs: list[_AnyJob] = []
         job = self._queue.get()
         until = time.monotonic() + GROUP_WAIT_MS / 1000
         while job is not None:
@@ -260,23 +245,25 @@ class Writer:
                 return jobs, True
         return jobs, False
 
-    def _do_group(self, jobs: list[_Job]) -> None:
+    def _do_group(self, jobs: list[_AnyJob]) -> None:
         """Run jobs in one transaction and resolve their futures after its COMMIT."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             for job in jobs:
-                job.future.set_exception(_clear(error))
+                job.future.set_exception(clear(error))
             return
         try:
-            outcomes = [self._do(job) for job in jobs]
+            outcomes = []
+            for _, run in groupby(jobs, type):
+                outcomes += self._do_run(list(run))
             self._commit()
         except Exception as error:
             if self._connection.in_transaction:
                 with suppress(sqlite3.Error):  # if even this fails, the next BEGIN says so
                     self._connection.execute("ROLLBACK")
             if len(jobs) == 1:
-                jobs[0].future.set_exception(_clear(error))
+                jobs[0].future.set_exception(clear(error))
             else:
                 for job in jobs:
                     self._do_group([job])
@@ -287,8 +274,19 @@ class Writer:
             else:
                 job.future.set_result(outcome)
 
-    def _do(self, job: _Job) -> Any:
+    def _do_run(self, jobs: list[_AnyJob]) -> list[Any]:
+        """What became of jobs that follow one another and are all of one type."""
+        events_jobs = [job for job in jobs if isinstance(job, _EventsJob)]
+        watermarks = add_together(self._connection, _JOURNALS, events_jobs) if len(events_jobs) > 1 else None
+        self._known = {} if watermarks is None else {
+            id(job): AddResult(watermark, len(job.events), 0, 0)
+            for job, watermark in zip(events_jobs, watermarks, strict=True)}
+        return [self._do(job) for job in jobs]
+
+    def _do(self, job: _AnyJob) -> Any:
         """The job's result or its exception; its writes are undone if it fails."""
+        if id(job) in self._known:
+            return self._known[id(job)]
         self._connection.execute("SAVEPOINT job")
         try:
             outcome = job.work(self._connection)
@@ -296,20 +294,12 @@ class Writer:
             if not self._connection.in_transaction:
                 raise  # SQLite rolled the whole group back
             self._connection.execute("ROLLBACK TO job")
-            outcome = _clear(error)
+            outcome = clear(error)
         self._connection.execute("RELEASE job")
         return outcome
 
     def _commit(self) -> None:
         self._connection.execute("COMMIT")
-
-
-def _clear(error: BaseException) -> BaseException:
-    """The exception of the cause; what isn't SQLite's stays as it is."""
-    if not isinstance(error, (sqlite3.Error, OverflowError)):  # the latter: a node's 64 bits that SQLite can't hold
-        return error
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code
-    return _CAUSES.get(code, StoreError)(str(error))
 
 
 def _one(connection: sqlite3.Connection, name: str, values: Mapping[str, Any]) -> Any:
@@ -322,15 +312,22 @@ def _add_journal(connection: sqlite3.Connection, journal: Mapping[str, Any], utc
     connection.execute(SQL["add_journal"], {**journal, "utc_ms": utc_ms})
 
 
-def _add_events(connection: sqlite3.Connection, journal: Mapping[str, Any], events: list[bytes],
-                received_utc_ms: int) -> AddResult:
-    _add_journal(connection, journal, received_utc_ms)
+def _first_seen(connection: sqlite3.Connection, journal: Mapping[str, Any], utc_ms: int) -> int:
+    """The journal's watermark; the journal is made if need be."""
     watermark = _one(connection, "watermark", journal)
+    if watermark is None:
+        _add_journal(connection, journal, utc_ms)
+    return watermark or 0
+
+
+def _add_events(connection: sqlite3.Connection, batch: Batch) -> AddResult:
+    journal = {"node_id": batch.node_id, "journal_id": batch.journal_id}
+    watermark = _first_seen(connection, journal, batch.received_utc_ms)
     added = duplicates = quarantined = 0
-    for data in events:
+    for data in batch.events:
         if len(data) < EVENT_HEAD_BYTES or event_seq(data) == 0:
             raise BadEvent(f"node {journal['node_id']} sent an event of {len(data)} bytes or without a seq")
-        row = {**journal, "seq": event_seq(data), "bytes": data, "received_utc_ms": received_utc_ms}
+        row = {**journal, "seq": event_seq(data), "bytes": data, "received_utc_ms": batch.received_utc_ms}
         if connection.execute(SQL["insert_event"], row).rowcount:
             added += 1
             if row["seq"] <= watermark:
@@ -357,9 +354,11 @@ def _advance(connection: sqlite3.Connection, journal: Mapping[str, Any], waterma
     return watermark
 
 
+_JOURNALS = Journals(_first_seen, lambda connection, journal, watermark: _advance(connection, journal, watermark))
+
+
 def _declare_gap(connection: sqlite3.Connection, journal: Mapping[str, Any], first_seq: int, utc_ms: int) -> int:
-    _add_journal(connection, journal, utc_ms)
-    watermark: int = _one(connection, "watermark", journal)
+    watermark = _first_seen(connection, journal, utc_ms)
     missing = watermark + 1
     above = connection.execute(SQL["seqs_after"], {**journal, "seq": watermark}).fetchall()
     for seq in [seq for (seq,) in above if seq < first_seq] + [first_seq]:
@@ -474,6 +473,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise Problem(path, None, "this disk can't keep a database safe (no WAL)", "Move it to a local disk.")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA temp_store = MEMORY")  # what a savepoint would bring back lies in no file
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("BEGIN IMMEDIATE")
     try:

@@ -80,10 +80,14 @@ class ScriptedNode:
         while data:
             data = data[os.write(self._far, data):]
 
-    def line(self, name: str, **fields: Any) -> bytes:
-        """The line of a message from this node."""
+    def frame(self, name: str, **fields: Any) -> bytes:
+        """The frame of a message from this node."""
         number, body = wire.encode_message(name, fields)
-        return bytes(frame.to_line(frame.seal(self._up, number, self.node, body)))
+        return bytes(frame.seal(self._up, number, self.node, body))
+
+    def line(self, name: str, **fields: Any) -> bytes:
+        """The line of a message from this node, or what else carries it; for `write`."""
+        return bytes(frame.to_line(self.frame(name, **fields)))
 
     def send(self, name: str, **fields: Any) -> bytes:
         """Send a message; its line."""
@@ -107,7 +111,8 @@ class ScriptedNode:
         self._counter_up += 1
         return self.send("status", **{
             "boot_nonce": self.boot_nonce, "counter": self._counter_up, "boot": 1, "mono_ms": 5000, "state": 0, "relay": 0,
-            "power_mw": 0, "energy_mwh_total": 0, "heap_bytes": 0, "frames_bad": 0, "reader_restarts": 0, **changed})
+            "power_mw": 0, "energy_mwh_total": 0, "heap_bytes": 0, "frames_bad": 0, "reader_restarts": 0, "state_ms": 0,
+            **changed})
 
     def reply(self, command: Heard, result: int = OK, value: int = 0, **changed: Any) -> bytes:
         return self.send("reply", **{
@@ -188,15 +193,21 @@ class ScriptedNode:
         return OK, version
 
     def _take_in(self) -> None:
-        """Take what has come, waiting a moment for it; every line must be one of ours, whole and within the limit."""
+        """Take what has come, waiting a moment for it."""
+        for found in self._frames():
+            number, node, body = frame.open_frame(self._down, found)
+            assert node == self.node
+            name, fields = wire.decode_message(number, body, "down")
+            self._heard.append(Heard(name, fields, time.time_ns() // 1_000_000))
+
+    def _frames(self) -> list[bytes]:
+        """The frames that have come; every line must be one of ours, whole and within the limit."""
+        found: list[bytes] = []
         if not select.select([self._far], [], [], POLL_S)[0]:
-            return
+            return found
         with contextlib.suppress(BlockingIOError):
             data = os.read(self._far, 4096)
             self.raw += data
-            for found in self._lines.push(data):
-                number, node, body = frame.open_frame(self._down, found)
-                assert node == self.node
-                name, fields = wire.decode_message(number, body, "down")
-                self._heard.append(Heard(name, fields, time.time_ns() // 1_000_000))
+            found = self._lines.push(data)
         assert (self._lines.bad_lines, self._lines.overlong_lines, self._lines.console_lines) == (0, 0, 0)
+        return found

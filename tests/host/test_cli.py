@@ -173,7 +173,8 @@ def test_json_of_an_empty_database_is_empty(lab_file: Path) -> None:
     Writer(load_lab(lab_file).database).close()
     assert ask_json(lab_file, "event", "list") == []
     assert ask_json(lab_file, "session", "list") == {"sessions": [], "denials": [], "oddities": []}
-    assert ask_json(lab_file, "charge", "list") == []
+    assert ask_json(lab_file, "charge", "list") == {
+        "charges": [], "total": "0.00", "shadow_total": "0.00", "pending": 0, "currency": "USD"}
     assert ask_json(lab_file, "collector", "status") == {"journals": [], "refused": {}}
     assert ask_json(lab_file, "charge", "export", "out.csv") == {"file": "out.csv", "charges": 0}
     assert len((lab_file.parent / "out.csv").read_text("utf-8").splitlines()) == 1
@@ -189,8 +190,10 @@ def test_json_of_a_small_database_tells_what_is_in_it(lab_file: Path) -> None:
     assert (session["machine"], session["name"], session["on_s"], session["energy_mwh"]) == ("laser", "Ada Example", 60.0, 10_000)
     (denial,) = told["denials"]
     assert (denial["name"], denial["reason"]) == ("Bo Example", "no_training")
-    (charge,) = ask_json(lab_file, "charge", "list")
-    assert (charge["name"], charge["currency"], charge["pending"]) == ("Ada Example", "USD", None)
+    listed = ask_json(lab_file, "charge", "list")
+    (charge,) = listed["charges"]
+    assert (charge["name"], charge["currency"], charge["pending"], charge["kind"]) == ("Ada Example", "USD", None, "charge")
+    assert (listed["total"], listed["shadow_total"]) == ("0.30", "0.00")
     assert charge["amount"] == "0.30"  # 1 minute on, half a minute working, 0.01 kWh
     assert ask_json(lab_file, "charge", "export", "out.csv")["charges"] == 1
     assert ask_json(lab_file, "collector", "status") == {
@@ -205,6 +208,24 @@ def test_people_get_a_table_of_the_same(lab_file: Path, command: tuple[str, ...]
     done = run_fabtap(*command, "--lab", lab_file)
     assert (done.returncode, done.stderr) == (0, "")
     assert shown in done.stdout
+
+
+def test_an_observed_session_is_told_apart_from_what_is_owed(lab_file: Path) -> None:
+    fill(lab_file)
+    with Writer(load_lab(lab_file).database) as writer:
+        rows: list[tuple[str, dict[str, Any]]] = [
+            ("observation_started", {"member": 101, "energy_mwh_total": 0}),
+            ("session_ended", {"session": 5, "reason": 8, "on_ms": 120_000, "working_ms": 0, "energy_mwh_total": 0})]
+        events = [encode_event(name, seq, 1, seq * 60_000, fields) for seq, (name, fields) in enumerate(rows, 5)]
+        writer.add_events(1, JOURNAL, events, UTC_MS).result(10)
+    listed = ask_json(lab_file, "charge", "list")
+    assert [(row["kind"], row["amount"]) for row in listed["charges"]] == [("charge", "0.30"), ("shadow", "0.20")]
+    assert (listed["total"], listed["shadow_total"]) == ("0.30", "0.20")
+    sessions = ask_json(lab_file, "session", "list")["sessions"]
+    assert [(row["observed"], row["end_reason"]) for row in sessions] == [(False, "badge_removed"), (True, "idle")]
+    said = " ".join(run_fabtap("charge", "list", "--lab", lab_file).stdout.split())
+    assert "Total: 0.30 USD in 1 charge(s). Not in it: 0.20 USD in 1 shadow charge(s)" in said
+    assert "observed" in run_fabtap("session", "list", "--lab", lab_file).stdout
 
 
 def test_a_file_that_is_no_database_is_a_problem(lab_file: Path) -> None:
@@ -241,7 +262,7 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_port_without_a_board_is_exit_3(lab_file: Path, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "OPEN_S", 0.1)
-    monkeypatch.setattr(deploying, "compile_firmware", lambda source: {})
+    monkeypatch.setattr(deploying, "compile_firmware", lambda *given: {})
     code, said = main("board", "deploy", "laser", "--lab", lab_file)
     assert code == 3
     assert str(lab_file.parent / "sim/laser.tty") in said

@@ -1,14 +1,11 @@
 """Does the collector believe only whom it should, promise only what is durable, and outlive what a port can do to it?
 
-The collector runs in a thread with a loop and a Writer of its own; the test plays the node.
+The collector runs in a thread (running_collector.py); the test plays the node on a serial port.
 """
-import asyncio
 import json
-import sqlite3
-import threading
+import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -17,17 +14,18 @@ from typing import Any
 import pytest
 
 from fabtap import collector as collecting
-from fabtap import store
-from fabtap.collector import Collector, NodeLink
+from fabtap import node_link, store
 from fabtap.keys import secret_of
-from fabtap.lab import access_entries, load_lab
+from fabtap.lab import access_entries
+from fabtap.node_link import NodeLink
+from fabtap.port import open_port
+from fabtap.problem import Problem
 from fabtap.roster_image import build_roster
-from fabtap.store import Writer
 from nodecore import frame, roster, wire
+from tests.host.running_collector import WAIT_S, Running, in_step, make_haste, settle, stored
 from tests.host.scripted_node import JOURNAL, STALE, ScriptedNode, event
 from tests.rig import MEMBERS, run_fabtap, wait_until, write_lab, write_members
 
-WAIT_S = 10.0
 QUIET_S = 0.5
 """How long we listen for what must not come; the controls show that it would have come by then."""
 MILL = """
@@ -48,76 +46,9 @@ per_kwh = "0.18"
 """
 
 
-class SlowWriter(Writer):
-    """A Writer whose COMMITs wait for `go`, and fail while `full` is set."""
-
-    def __init__(self, path: Path) -> None:
-        self.go = threading.Event()
-        self.go.set()
-        self.full = threading.Event()
-        super().__init__(path)
-
-    def _commit(self) -> None:
-        assert self.go.wait(WAIT_S * 2)
-        if self.full.is_set():
-            raise sqlite3.OperationalError("database or disk is full")
-        super()._commit()
-
-
-class Running:
-    """A collector in a thread; `stop` ends it and raises what ended it before."""
-
-    def __init__(self, lab_file: Path) -> None:
-        self.lab = load_lab(lab_file)
-        self.writer = SlowWriter(self.lab.database)
-        self.collector = Collector(self.lab, self.writer)
-        self.error: BaseException | None = None
-        self._ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
-        self._thread = threading.Thread(target=self._run, name="collector")
-        self._thread.start()
-
-    def _run(self) -> None:
-        async def main() -> None:
-            task = asyncio.create_task(self.collector.run())
-            self._ready.set_result((asyncio.get_running_loop(), task))
-            try:
-                await task
-            except asyncio.CancelledError:
-                return
-            except BaseException as error:
-                self.error = error
-
-        asyncio.run(main())
-
-    @property
-    def is_up(self) -> bool:
-        return self._thread.is_alive()
-
-    def counted(self, name: str, port: str = "laser") -> int:
-        """What the database says that the port has counted under that name."""
-        return store.port_counts(self.lab.database).get(port, {}).get(name, 0)
-
-    def wait_counted(self, name: str, count: int = 1, port: str = "laser") -> None:
-        wait_until(lambda: self.counted(name, port) >= count, WAIT_S, f"{count} {name} counted",
-                   lambda: str(store.port_counts(self.lab.database)))
-        assert self.counted(name, port) == count
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            loop, task = self._ready.result(WAIT_S)
-            loop.call_soon_threadsafe(task.cancel)
-        self._thread.join(WAIT_S)
-        assert not self._thread.is_alive()
-        self.writer.close()
-        if self.error:
-            raise self.error
-
-
 @pytest.fixture(autouse=True)
 def haste(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The collector's patience, shortened."""
-    for name, seconds in {"REPLY_S": 1.0, "GREET_S": 0.2, "LOOK_S": 0.1, "COUNTS_S": 0.1, "REOPEN_S": 0.05}.items():
-        monkeypatch.setattr(collecting, name, seconds)
+    make_haste(monkeypatch)
 
 
 @pytest.fixture
@@ -151,24 +82,6 @@ def running(lab_file: Path, node: ScriptedNode) -> Iterator[Running]:
     made = Running(lab_file)
     yield made
     made.stop()
-
-
-def settle(node: ScriptedNode, **hello: Any) -> None:
-    """Say hello and obey until clock and roster are right."""
-    node.hello(**hello)
-    node.obey(lambda: node.commands and node.commands[-1].name == "roster_commit", "clock and roster are right")
-
-
-def in_step(node: ScriptedNode, seq: int) -> bool:
-    """Is the next event taken and acknowledged?"""
-    node.events(event(seq))
-    while (acked := node.ack()) < seq:
-        pass
-    return acked == seq
-
-
-def stored(running: Running) -> list[int]:
-    return [found.seq for found in store.events(running.lab.database)]
 
 
 # What is no frame
@@ -463,7 +376,7 @@ def many_members(count: int) -> list[str]:
 @pytest.mark.parametrize("lose", [(), {0, 1, 3, 4, 9, 15, 20}], ids=["none", "some"])
 def test_the_roster_comes_whole_in_lines_that_fit_whatever_replies_get_lost(
         lab_file: Path, tmp_path: Path, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch, lose: set[int]) -> None:
-    monkeypatch.setattr(collecting, "REPLY_S", 0.3)
+    monkeypatch.setattr(node_link, "REPLY_S", 0.3)
     write_members(tmp_path, many_members(100))
     running = Running(lab_file)
     try:
@@ -521,7 +434,7 @@ def test_an_anchor_is_stored_with_half_the_round_trip(running: Running, node: Sc
 
 def test_a_round_trip_that_took_too_long_is_no_anchor(
         running: Running, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "ROUND_TRIP_MAX_MS", 50)
+    monkeypatch.setattr(node_link, "ROUND_TRIP_MAX_MS", 50)
     node.hello()
     heard = node.next("clock_set")
     time.sleep(0.1)
@@ -536,9 +449,19 @@ def test_a_reply_that_nobody_waits_for_is_counted(running: Running, node: Script
     running.wait_counted("late_reply")
 
 
+def test_a_reply_of_another_boot_does_not_take_the_place_of_the_answer(running: Running, node: ScriptedNode) -> None:
+    node.hello()
+    heard = node.next("clock_set")
+    node.reply(heard, boot_nonce=node.boot_nonce - 1, mono_ms=1)
+    node.reply(heard, mono_ms=2)
+    (anchor,) = wait_until(lambda: store.anchors(running.lab.database), WAIT_S, "an anchor")
+    assert anchor.mono_ms == 2
+    running.wait_counted("late_reply")
+
+
 def test_a_node_that_does_not_answer_is_still_heard(
         running: Running, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "REPLY_S", 0.05)
+    monkeypatch.setattr(node_link, "REPLY_S", 0.05)
     node.hello()
     wait_until(lambda: running.counted("no_answer"), WAIT_S, "the silence is counted")
     assert in_step(node, 1)
@@ -603,7 +526,88 @@ def test_one_port_that_is_missing_does_not_hold_up_another(
     assert [(found.node_id, found.watermark) for found in store.journals(running.lab.database) if found.watermark] == [(2, 1)]
 
 
+def test_a_port_that_may_not_be_opened_is_a_message_with_its_mend_and_is_tried_again(
+        running: Running, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    settle(node)
+
+    def denied(path: Path) -> None:
+        raise Problem(path, None, "may not be opened by this user", "Add the user to the port's group.")
+
+    monkeypatch.setattr(collecting, "open_port", denied)
+    node.unplug()
+    wait_until(lambda: running.counted("port_busy") >= 2, WAIT_S, "it is tried again")
+    assert any("Add the user to the port's group." in message for message in caplog.messages)
+    monkeypatch.setattr(collecting, "open_port", open_port)
+    node.plug()
+    node.next("greet")
+    assert in_step(node, 1)
+
+
+# The floor
+
+def test_the_floor_hears_what_is_believed_and_nothing_else(running: Running, node: ScriptedNode, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[tuple[str, str]] = []
+    monkeypatch.setattr(running.collector.floor, "note", lambda machine, name, fields: noted.append((machine.id, name)))
+    node.hello()
+    node.ack()
+    line = node.status()
+    node.ack()
+    node.write(line)
+    node.write(refused_lines(tmp_path)["wrong_mac"])
+    assert in_step(node, 1)
+    assert [name for name in noted if name[1] != "reply"] == [("laser", "hello"), ("laser", "status"), ("laser", "events")]
+
+
+def test_an_event_that_the_floor_does_not_understand_is_stored_all_the_same(
+        running: Running, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise wire.WireError("unknown event")
+
+    settle(node)
+    monkeypatch.setattr(running.collector.floor, "note", broken)
+    assert in_step(node, 1)
+    assert stored(running) == [1]
+    wait_until(lambda: running.counted("floor_fault"), WAIT_S, "the fault is counted")
+
+
+def test_a_floor_port_that_is_taken_is_a_problem_at_the_start(lab_file: Path, node: ScriptedNode) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        lab_file.write_text(f"{lab_file.read_text('utf-8')}\n[floor]\nport = {port}\n", encoding="utf-8")
+        done = run_fabtap("collector", "run", "--lab", lab_file)
+    assert done.returncode == 2, done.stderr
+    assert str(port) in done.stderr and "[floor]" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_floor_page_that_fails_stops_no_event(
+        lab_file: Path, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("no templates")
+
+    monkeypatch.setattr("fabtap.web.serve_floor", broken)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    lab_file.write_text(f"{lab_file.read_text('utf-8')}\n[floor]\nport = {port}\n", encoding="utf-8")
+    running = Running(lab_file)
+    try:
+        settle(node)
+        assert in_step(node, 1)
+    finally:
+        running.stop()
+    assert any("floor page is down" in message for message in caplog.messages)
+
+
 # Members
+
+def test_a_file_that_vanishes_while_it_is_looked_at_is_no_fault(
+        running: Running, node: ScriptedNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(node)
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    (tmp_path / "members.csv").unlink()
+    assert node.says_within(QUIET_S) == []
+    assert in_step(node, 1)
+
 
 def test_changed_members_are_taken_over(running: Running, node: ScriptedNode, tmp_path: Path) -> None:
     settle(node)

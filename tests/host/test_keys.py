@@ -1,4 +1,5 @@
 """Does a node keep its secret, and does nobody but its owner get to read it?"""
+import hmac
 import os
 import secrets
 import stat
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fabtap.keys import SECRET_BYTES, load_secrets, secret_of
+from fabtap.keys import SECRET_BYTES, broker_password, load_secrets, node_password, secret_of, wifi_password
 from fabtap.problem import Problem
 
 
@@ -106,7 +107,7 @@ def test_a_failure_while_writing_leaves_the_old_file_whole(path: Path, monkeypat
     assert load_secrets(path) == {1: first, 2: second}
 
 
-def test_the_new_file_is_durable_before_it_takes_the_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_new_file_is_durable_before_it_takes_the_name_and_then_its_name_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -121,5 +122,64 @@ def test_the_new_file_is_durable_before_it_takes_the_name(path: Path, monkeypatc
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "replace", noted_replace)
     secret_of(path, 1)
-    assert order[:2] == ["fsync", "replace"]
+    assert order == ["fsync", "replace", "fsync"]  # the last is the folder's
     assert [entry.name for entry in path.parent.iterdir()] == ["keys.toml"]
+
+
+# The broker's and the WiFi's passwords
+
+def test_the_collectors_password_is_made_once_and_kept(path: Path) -> None:
+    secret = secret_of(path, 1)
+    password = broker_password(path)
+    assert len(bytes.fromhex(password)) == 16
+    assert broker_password(path) == password
+    assert secret_of(path, 2) != secret
+    assert (broker_password(path), load_secrets(path)[1]) == (password, secret)
+    assert mode(path) == 0o600
+
+
+def test_a_file_may_begin_with_the_broker(path: Path) -> None:
+    password = broker_password(path)
+    assert load_secrets(path) == {}
+    secret_of(path, 7)
+    assert broker_password(path) == password and list(load_secrets(path)) == [7]
+
+
+@pytest.mark.parametrize("password", ["", "correct horse", 'with " and \\ and \u00e4 '])
+def test_what_a_person_has_written_stays(path: Path, password: str) -> None:
+    line = password.replace("\\", "\\\\").replace('"', '\\"')
+    written = f'# our keys\n[wifi]   # the lab\npassword = "{line}"\n\n\n'
+    path.write_text(written, encoding="utf-8")
+    for node in (3, 1, 2):
+        secret_of(path, node)
+    broker_password(path)
+    secret_of(path, 4)
+    assert wifi_password(path) == password
+    assert path.read_text("utf-8").startswith(written.rstrip())
+    assert list(load_secrets(path)) == [3, 1, 2, 4]
+
+
+@pytest.mark.parametrize("text, what", [
+    ("", "holds no WiFi password"), ("[wifi]\n", "holds no WiFi password"), ('[nodes]\n', "holds no WiFi password"),
+    ("[wifi]\npassword = 12345678\n", "is no text"), ('[wifi]\npassword = "short"\n', "has 5 bytes"), ("wifi = 3\n", "is no text"),
+])
+def test_a_wifi_password_that_is_missing_or_wrong_is_a_problem_with_its_mend(path: Path, text: str, what: str) -> None:
+    if text:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(Problem, match=what) as caught:
+        wifi_password(path)
+    assert "password" in caught.value.mend and "short" not in str(caught.value)
+
+
+def test_a_table_in_another_shape_is_a_problem_and_stays_as_it_is(path: Path) -> None:
+    text = f'nodes = {{1 = "{"0" * 64}"}}\n'
+    path.write_text(text, encoding="utf-8")
+    assert list(load_secrets(path)) == [1]
+    with pytest.raises(Problem, match="can't be added"):
+        secret_of(path, 2)
+    assert path.read_text("utf-8") == text
+
+
+def test_a_nodes_password_at_the_broker_comes_from_its_secret_alone(path: Path) -> None:
+    secret = bytes(range(32))
+    assert node_password(secret) == hmac.digest(secret, b"fabtap mqtt", "sha256")[:16].hex()

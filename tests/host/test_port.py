@@ -1,6 +1,7 @@
 """Does a serial port open without a reset of the board, and is it known what a failure means?"""
 import asyncio
 import contextlib
+import errno
 import os
 import termios
 from collections.abc import Awaitable, Callable, Iterator
@@ -133,6 +134,19 @@ def test_a_file_that_is_no_terminal_is_gone(tmp_path: Path) -> None:
         open_port(tmp_path / "board.tty")
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_port_without_permission_is_a_problem_that_names_the_mend(
+        terminal: Terminal, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def denied(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", denied)  # root, who may run the tests, is never refused by the kernel
+        with pytest.raises(Problem, match="may not be opened by this user") as caught:
+            open_port(terminal.path)
+    assert caught.value.where == str(terminal.path) and "dialout" in caught.value.mend
+
+
 @pytest.mark.parametrize("step", ["keep_lines_on_close", "read_nothing_as_hang_up"])
 def test_a_device_that_vanishes_while_it_is_opened_is_gone(
         terminal: Terminal, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
@@ -179,6 +193,39 @@ def test_nothing_yet_is_not_a_hang_up(terminal: Terminal) -> None:
         return await reading
 
     assert in_loop(terminal, work) == b"late"
+
+
+def test_bytes_that_nobody_reads_yet_do_not_keep_the_loop_busy(terminal: Terminal) -> None:
+    async def work(port: AsyncPort) -> tuple[int, int, bytes]:
+        os.write(terminal.far, b"first")
+        assert await port.read() == b"first"
+        os.write(terminal.far, b"second")
+        rounds = await rounds_of_the_loop()
+        asyncio.get_running_loop().add_reader(port._descriptor, port._readable.set)
+        busy = await rounds_of_the_loop()  # control: as it would be with a reader that stays
+        return rounds, busy, await port.read()
+
+    rounds, busy, data = in_loop(terminal, work)
+    assert rounds < 10 < busy
+    assert data == b"second"
+
+
+async def rounds_of_the_loop() -> int:
+    """How often the running loop looks for something to do within NOTHING_S."""
+    selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+    select, rounds = selector.select, 0
+
+    def counted(timeout: float | None = None) -> Any:
+        nonlocal rounds
+        rounds += 1
+        return select(timeout)
+
+    selector.select = counted
+    try:
+        await asyncio.sleep(NOTHING_S)
+    finally:
+        del selector.select
+    return rounds
 
 
 def test_a_hang_up_is_gone_for_a_reader_that_waits(terminal: Terminal) -> None:
