@@ -16,6 +16,7 @@ from fabtap.demo_summary import settle_up
 
 MACHINE_STYLES = {"laser": "red", "sign": "yellow", "mill": "cyan", "router": "magenta", "bench": "blue"}
 WIDTH_MAX = 110
+REFUSED_GONE_S = 0.4
 
 
 class Story:
@@ -99,6 +100,8 @@ class Story:
             right = (machine, reason) in found
             self.tell(machine, f"{who} taps: refused, {reason.replace('_', ' ')}", "yellow" if right else "bold red")
             self.demo.boards[machine].ask("remove")
+        # A node that has refused a badge wants to see its reader empty for 300 ms before the next one.
+        time.sleep(REFUSED_GONE_S)
 
 
 def open_the_lab(story: Story) -> None:
@@ -113,7 +116,7 @@ def open_the_lab(story: Story) -> None:
     demo.start_collector()
     wanted = [f"{machine.id}: roster of" for machine in demo.lab.machines]
     demo.wait(lambda: all(text in demo.log_since(0) for text in wanted), "all nodes to be heard and to have their rosters")
-    story.tell("office", f"the collector has all five nodes; floor page: http://127.0.0.1:{demo.lab.floor_port}/")
+    story.tell("office", f"all nodes are heard; floor page http://127.0.0.1:{demo.lab.floor_port}/")
 
 
 def morning(story: Story) -> None:
@@ -174,7 +177,7 @@ def mains_cut(story: Story) -> None:
     time.sleep(0.7)
     story.demo.boards["laser"].ask("power", on=True)
     story.booked(5)
-    story.tell("laser", "back; billed up to the last checkpoint; nothing restarts without a new tap",
+    story.tell("laser", "back: billed up to its last checkpoint, off until a new tap",
                "bold red" if story.relay("laser") else "")
     story.demo.boards["laser"].ask("remove")
     story.demo.boards["laser"].ask("load", watts=0)

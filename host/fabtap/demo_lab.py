@@ -171,7 +171,7 @@ class DemoLab:
 
     def _deploy(self, machine: Machine) -> str:
         done = deploy(machine.plugged_port(), mqtt=machine.link == "mqtt")
-        return f"{machine.board}, {machine.link}: {len(done.written)} files, compiled, each checked on the board"
+        return f"{machine.board}, {machine.link}: {len(done.written)} files, each checked on the board"
 
     def start_broker(self) -> None:
         """mosquitto if it is here, else the embedded one."""

@@ -53,7 +53,7 @@ _MENDS = {
 
 
 class AddResult(NamedTuple):
-    """`watermark` after the commit; added + duplicates + quarantined is the number of events that were handed in."""
+    """`watermark` after the events; added + duplicates + quarantined is the number of events that were handed in."""
     watermark: int
     added: int
     duplicates: int

@@ -1,14 +1,14 @@
 """How do the events of many jobs reach the database at once?
 
 One statement stores many rows, and meanwhile the interpreter is free for the next frames; a journal is looked up once a group
-and not once a frame. That holds for what a link brings day by day: new events above the watermark. Whatever else turns up (one
-that is there already, one that fills a gap, one that is none) makes `add_together` undo all of it and say so; the caller
-then takes the jobs one by one. So this file never decides what a duplicate or a clone is.
+and not once a frame. That holds for what a link brings day by day: new events that follow the watermark. Whatever else turns up
+(one that is there already, one behind a hole, one that is none) makes `add_together` undo all of it and say so; the caller then
+takes the jobs one by one. So this file never decides what a duplicate or a clone is.
 """
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, NamedTuple, Protocol
 
 from nodecore.wire import EVENT_HEAD_BYTES, event_seq
@@ -38,10 +38,10 @@ class Journals(NamedTuple):
 
 
 def add_together(connection: sqlite3.Connection, journals: Journals, batches: Sequence[Batch]) -> list[int] | None:
-    """Store the batches' events within the open transaction; the watermark of each batch's journal after all of them.
+    """Store the batches' events within the open transaction; the watermark of each batch's journal after it.
 
-    None, and nothing stored, unless every event is new and above its journal's watermark. Raises sqlite3.Error only when SQLite
-    has rolled the transaction back.
+    None, and nothing stored, unless every event is new and they follow one another from each journal's watermark. Raises
+    sqlite3.Error only when SQLite has rolled the transaction back.
     """
     connection.execute("SAVEPOINT together")
     try:
@@ -58,26 +58,25 @@ def add_together(connection: sqlite3.Connection, journals: Journals, batches: Se
 
 def _store(connection: sqlite3.Connection, journals: Journals, batches: Sequence[Batch]) -> list[int] | None:
     """Journal by journal: its rows lie side by side in the table."""
-    together: dict[tuple[int, bytes], tuple[list[bytes], list[int]]] = {}
+    together: dict[tuple[int, bytes], list[Batch]] = {}
     for batch in batches:
-        events, received = together.setdefault((batch.node_id, batch.journal_id), ([], []))
-        events += batch.events
-        received += [batch.received_utc_ms] * len(batch.events)
-    watermarks = {}
-    for key, (events, received) in together.items():
+        together.setdefault((batch.node_id, batch.journal_id), []).append(batch)
+    reached = {}
+    for key, own in together.items():
         journal = {"node_id": key[0], "journal_id": key[1]}
-        if not events or min(map(len, events)) < EVENT_HEAD_BYTES:
+        events = [data for batch in own for data in batch.events]
+        if not own[-1].events or min(map(len, events)) < EVENT_HEAD_BYTES:
             return None
-        before = journals.first_seen(connection, journal, received[0])
+        before = journals.first_seen(connection, journal, own[0].received_utc_ms)
         seqs = list(map(event_seq, events))
-        if min(seqs) <= before:
+        if seqs != list(range(before + 1, before + 1 + len(seqs))):
             return None
+        received = [batch.received_utc_ms for batch in own for _ in batch.events]
         _insert(connection, key, list(chain.from_iterable(zip(seqs, events, received, strict=True))))
-        # The usual case needs no look at the table: they follow one another.
-        following = before + len(seqs)
-        reached = following if seqs == list(range(before + 1, following + 1)) else before
-        watermarks[key] = journals.advance(connection, journal, reached)
-    return [watermarks[batch.node_id, batch.journal_id] for batch in batches]
+        ends = list(accumulate((len(batch.events) for batch in own), initial=before))[1:]
+        # Only the last may reach further: to what lay above the hole that it has filled.
+        reached[key] = iter([*ends[:-1], journals.advance(connection, journal, ends[-1])])
+    return [next(reached[batch.node_id, batch.journal_id]) for batch in batches]
 
 
 def _insert(connection: sqlite3.Connection, journal: tuple[int, bytes], values: list[Any]) -> None:

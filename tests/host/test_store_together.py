@@ -56,12 +56,12 @@ def together(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_new_events_are_stored_at_once(tmp_path: Path, together: list[bool]) -> None:
     frames = [(JOURNALS[number % 2], [event(number // 2 * 4 + index) for index in range(1, 5)]) for number in range(60)]
     results = store_in_one_group(tmp_path / "new.db", frames)
-    assert results == [AddResult(120, 4, 0, 0)] * 60 and together == [True]
-    # Above a hole, and what fills it.
-    results = store_in_one_group(tmp_path / "new.db", [(JOURNALS[0], [event(122)]), (JOURNALS[1], [event(121)])])
-    assert [result.watermark for result in results] == [120, 121]
-    results = store_in_one_group(tmp_path / "new.db", [(JOURNALS[0], [event(121)]), (JOURNALS[0], [event(123)])])
-    assert [result.watermark for result in results] == [123, 123] and together == [True] * 3
+    assert results == [AddResult(number // 2 * 4 + 4, 4, 0, 0) for number in range(60)] and together == [True]
+    # One behind a hole, and those that fill it.
+    results = store_in_one_group(tmp_path / "new.db", [(JOURNALS[0], [event(123)]), (JOURNALS[1], [event(121)])])
+    assert [result.watermark for result in results] == [120, 121] and together == [True, False]
+    results = store_in_one_group(tmp_path / "new.db", [(JOURNALS[0], [event(121)]), (JOURNALS[0], [event(122)])])
+    assert [result.watermark for result in results] == [121, 123] and together == [True, False, True]
 
 
 @pytest.mark.parametrize("odd", [
@@ -107,15 +107,16 @@ def test_any_delivery_gives_the_same_tables(tmp_path: Path, rng: random.Random, 
         groups = [random_frames(rng) for _ in range(3)]
         gap = rng.randrange(1, 30)
         paths = tmp_path / f"{run}-together.db", tmp_path / f"{run}-alone.db"
-        for path in paths:
+        results: list[list[AddResult]] = [[], []]
+        for path, found in zip(paths, results, strict=True):
             with monkeypatch.context() as patch:
                 if path is paths[1]:
                     patch.setattr(store, "add_together", lambda *_: None)
                 for frames in groups:
-                    store_in_one_group(path, frames)
+                    found += store_in_one_group(path, frames)
                     with Writer(path, clock=lambda: 1) as writer:
                         writer.declare_gap(1, JOURNALS[0], gap).result(10)
-        assert tables(paths[0]) == tables(paths[1])
+        assert results[0] == results[1] and tables(paths[0]) == tables(paths[1])
 
 
 def random_frames(rng: random.Random) -> list[Frame]:
@@ -134,7 +135,7 @@ def random_frames(rng: random.Random) -> list[Frame]:
 
 def test_that_the_comparison_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: a file that lets a hole pass gives another watermark."""
-    frames = [(JOURNALS[0], [event(1)]), (JOURNALS[0], [event(3)])]
+    frames = [(JOURNALS[0], [event(1)]), (JOURNALS[0], [event(2)])]
     store_in_one_group(tmp_path / "right.db", frames)
     monkeypatch.setattr(store, "_JOURNALS", store._JOURNALS._replace(advance=lambda connection, journal, _: connection.execute(
         "UPDATE journal SET watermark = 3").rowcount * 3))

@@ -4,13 +4,13 @@ mpremote's own SerialTransport does the talking. Service mode: a flag file and a
 watchdog runs for one boot, so that files can be moved in peace.
 """
 import contextlib
-import io
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import serial
+from mpremote import transport_serial
 from mpremote.transport import TransportError
 from mpremote.transport_serial import SerialTransport
 
@@ -21,6 +21,9 @@ STEP_S = 10.0
 OPEN_S = 10.0
 CHUNK_BYTES = 1024
 T = TypeVar("T")
+# mpremote prints what it got instead of a prompt; the exception says enough. Its own name is replaced, not sys.stdout: several
+# boards are served at once, each in a thread, and a stream that two threads redirect does not come back.
+vars(transport_serial)["print"] = lambda *args, **more: None
 
 
 class BoardProblem(Problem):
@@ -64,9 +67,7 @@ class BoardSession:
         self._transport = SerialTransport(str(self.port), timeout=STEP_S)
         self._transport.serial.write_timeout = STEP_S
         keep_lines_on_close(self._transport.serial.fileno())
-        # mpremote prints what it got instead of a prompt; the exception says enough.
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._transport.enter_raw_repl(soft_reset=False, timeout_overall=3)
+        self._transport.enter_raw_repl(soft_reset=False, timeout_overall=3)
         # A board that just comes back from a soft reset shows its prompt twice: only an answer says that it listens.
         self._transport.exec("")
 
