@@ -32,7 +32,7 @@ prove: $(SETUP) ## only the tests that prove a promise of the design
 
 bench: $(SETUP) ## measure, into build/bench.json
 	@mkdir -p build
-	$(BIN)/python tests/bench/run.py build/bench.json
+	$(BIN)/python -m tests.bench.run build/bench.json
 
 docs: $(SETUP) ## generate the tables and diagrams in docs/
 	$(BIN)/python docs/generate.py

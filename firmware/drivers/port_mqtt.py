@@ -160,14 +160,11 @@ class Port:
 
     def receive(self, now):
         """One bounded step of everything; list of the frames that have come."""
-        self._wifi.poll()
         try:
+            self._wifi.poll()
             self._step(self._time.ticks_ms())
         except Exception as error:
-            # Somebody else's code met bytes that it did not expect: that ends the connection, never the member's session.
-            self.faults += 1
-            self.last_fault = error
-            self._drop()
+            self._drop(error)
         if not self._received:
             return ()
         found, self._received = self._received, []
@@ -182,9 +179,16 @@ class Port:
         except MQTTBackpressureError:
             # The broker takes nothing: the client's own deadline ends the connection.
             self.sends_refused += 1
+        except Exception as error:
+            self._drop(error)
 
-    def _drop(self):
-        """Begin with a new client; the old one's sockets are given back, in whatever state it was."""
+    def _drop(self, error):
+        """Somebody else's code met something that it did not expect: that ends the connection, never the member's session.
+
+        A new client begins; the old one's sockets are given back, in whatever state it was.
+        """
+        self.faults += 1
+        self.last_fault = error
         if self._way:
             self._way.cancel()
         self._client = self._new_client()

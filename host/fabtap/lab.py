@@ -239,6 +239,9 @@ def _broker(toml: Toml) -> Broker | None:
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?", host):
         raise table.problem("host", f"host is {shown(host)}, no name or address of a computer",
                             'E.g. host = "broker.lab" or host = "192.168.1.10".')
+    if host.endswith(".local"):
+        raise table.problem("host", f"host is {shown(host)}, and nodes ask a name server, which knows no .local names",
+                            "Write the broker's address, or a name that the WiFi's name server knows.")
     return Broker(host, table.whole("port", 1, 65535, BROKER_PORT))
 
 

@@ -3,6 +3,7 @@
 Pure: bytes in, fields out, and back. One Peer is one node as one port sees it. A frame is believed only if its tag is right
 under that node's key; `Refused` says why not, in a word that is counted.
 """
+import hmac
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -39,18 +40,18 @@ class Peers:
     def open(self, data: bytes) -> Message:
         """The message in a frame. Raises Refused: `short_frame`, `unknown_node`, `wrong_mac`, `unknown_message`."""
         try:
-            _, node = frame.read_head(data)
+            number, node = frame.read_head(data)
         except frame.FrameError:
             raise Refused("short_frame") from None
         mac = self._up.get(node)
         if mac is None:
             raise Refused("unknown_node")
+        end = len(data) - frame.TAG_BYTES
+        # As frame.open_frame, with the computer's own comparison: a collector opens thousands a second.
+        if not hmac.compare_digest(mac.tag(data[:end]), data[end:]):
+            raise Refused("wrong_mac")
         try:
-            number, node, body = frame.open_frame(mac, data)
-        except frame.FrameError:
-            raise Refused("wrong_mac") from None
-        try:
-            name, fields = wire.decode_message(number, body, "up")
+            name, fields = wire.decode_message(number, data[frame.HEAD_BYTES:end], "up")
         except wire.WireError:
             raise Refused("unknown_message") from None
         return Message(node, name, fields)

@@ -28,8 +28,8 @@ EVENTS_A_FRAME = 4
 ROWS_A_COMMIT = 1000
 COMMITS = 40
 ROUNDS = 7
-WINDOW_FRAMES = 2 * ROWS_A_COMMIT // EVENTS_A_FRAME
-"""Frames under way at once: while one commit's worth is written, the next is read."""
+WINDOW_FRAMES = 3 * ROWS_A_COMMIT // EVENTS_A_FRAME
+"""Frames under way at once: one commit's worth is written, one waits, one is read."""
 RECEIVED_UTC_MS = 1_767_225_600_000
 INSERT = "INSERT INTO event (node_id, journal_id, seq, bytes, received_utc_ms) VALUES (?, ?, ?, ?, ?)"
 
