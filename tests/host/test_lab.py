@@ -233,6 +233,7 @@ WIRELESS_MISTAKES = {
     "a list of brokers": ("[broker]", "[[broker]]", "[broker]", "there is no table [broker]", "Write [broker]."),
     "broker without a host": ('host = "broker.lab"\n', "", "[broker]", "broker: host is missing", 'host = "broker.lab"'),
     "a URL for a host": ('"broker.lab"', '"mqtt://broker.lab"', 'host = "broker.lab"', "no name or address", '"192.168.1.10"'),
+    "a host that only mDNS knows": ('"broker.lab"', '"pi.local"', 'host = "broker.lab"', "no .local names", "the broker's address"),
     "a host with a port": ('"broker.lab"', '"broker.lab:1883"', 'host = "broker.lab"', "no name or address", '"192.168.1.10"'),
     "a host that is too long": ('"broker.lab"', f'"{"b" * 65}"', 'host = "broker.lab"', "no name or address",
                                 'host = "broker.lab"'),
