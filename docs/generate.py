@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "firmware"))
 
-from nodecore import access, frame, wire  # noqa: E402 the path above finds it
+from nodecore import access, frame, wire, words  # noqa: E402 the path above finds it
 
 PAGE = ROOT / "docs" / "PROTOCOL.md"
 MARKER = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end of generated -->)", re.DOTALL)
@@ -135,11 +135,11 @@ def numbers(title, names, meanings):
 def enumerations():
     """All tables of numbered names."""
     return "\n\n".join((
-        numbers("Why a badge is refused: `badge_denied.reason`", wire.REASONS, REASON_MEANINGS),
-        numbers("Why a session ended: `session_ended.reason`", wire.ENDS, END_MEANINGS),
-        numbers("What came of a command: `reply.result`", wire.RESULTS, RESULT_MEANINGS),
-        numbers("Why the node started: `booted.cause`", wire.CAUSES, CAUSE_MEANINGS),
-        numbers("What broke: `fault_seen.fault`", wire.FAULTS, FAULT_MEANINGS),
+        numbers("Why a badge is refused: `badge_denied.reason`", words.REASONS, REASON_MEANINGS),
+        numbers("Why a session ended: `session_ended.reason`", words.ENDS, END_MEANINGS),
+        numbers("What came of a command: `reply.result`", words.RESULTS, RESULT_MEANINGS),
+        numbers("Why the node started: `booted.cause`", words.CAUSES, CAUSE_MEANINGS),
+        numbers("What broke: `fault_seen.fault`", words.FAULTS, FAULT_MEANINGS),
         numbers("Where the node stands: `status.state`", {number: name for name, number in access.STATE_NUMBERS.items()},
                 {name: "the relay is permitted" if name in access.RELAY_STATES else "the relay is open"
                  for name in access.TABLE})))

@@ -72,7 +72,7 @@ def wire_port(mqtt):
 
 
 def cause_number():
-    """machine.reset_cause() as the number that wire.CAUSES names; ports number theirs differently."""
+    """machine.reset_cause() as the number that words.CAUSES names; ports number theirs differently."""
     causes = (("PWRON_RESET", 1), ("HARD_RESET", 2), ("WDT_RESET", 3), ("SOFT_RESET", 4))
     found = machine.reset_cause()
     for name, number in causes:

@@ -54,7 +54,7 @@ RELAY_STATES = ("session",)
 
 END_REASONS = {"badge_absent": 1, "stop_pressed": 2, "estop_opened": 3, "meter_silent": 4, "flash_failed": 6,
                "program_failed": 7, "relay_dropped": 7, "idle_too_long": 8}
-"""The number in wire.ENDS of each event that ends a session."""
+"""The number in words.ENDS of each event that ends a session."""
 
 
 class AccessError(Exception):

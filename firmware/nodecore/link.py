@@ -16,7 +16,7 @@ RETRY_MAX_MS = 30000
 SILENCE_MS = 12000
 STATUS_MS = 5000
 STALE = 1
-"""The number of wire.RESULTS for a counter that is not above the last one."""
+"""The number of words.RESULTS for a counter that is not above the last one."""
 BATCH_BYTES = 400
 """Event bytes in one batch; the line that carries it stays below frame.UP_LINE_MAX."""
 

@@ -5,7 +5,7 @@ bytes of HMAC-SHA-256 of the number under the node's own badge key. A look-up re
 compares bytes in place: what it allocates does not grow with the roster.
 
 Head: magic, version, count, time made (UTC seconds), SHA-256 of the entries. Entry: hash, member number, last valid day
-(days since 2020-01-01, `NEVER` for none), reason (0 permits, else a number of wire.REASONS), one spare byte.
+(days since 2020-01-01, `NEVER` for none), reason (0 permits, else a number of words.REASONS), one spare byte.
 """
 import struct
 

@@ -22,7 +22,7 @@ class Usage:
         return self._on_ms if self._on_ms >= 0 else ticks.elapsed_ms(now, self._started)
 
     def close(self, now, reason):
-        """The relay has just been opened, for `reason` (a number of wire.ENDS)."""
+        """The relay has just been opened, for `reason` (a number of words.ENDS)."""
         if self._on_ms < 0:
             self._on_ms = ticks.elapsed_ms(now, self._started)
             self.reason = reason

@@ -5,7 +5,7 @@ bytes in tests/core/test_wire.py guard the old ones. A layout that ends in `data
 Units stand last in a field's name: `_ms` milliseconds, `_mwh` milliwatt-hours, `_mw` milliwatts, `_s` seconds of UTC.
 
 An event's bytes are made once, by `encode_event`, when it happens. They are the bytes in the node's flash journal, the
-bytes on the wire and the bytes that the collector keeps.
+bytes on the wire and the bytes that the collector keeps. What the numbers in them mean stands in words.py.
 """
 import struct
 
@@ -22,37 +22,6 @@ EVENT_HEAD = "<IBIQ"
 EVENT_HEAD_FIELDS = ("seq", "kind", "boot", "mono_ms")
 EVENT_HEAD_BYTES = 17
 
-# Why a badge was refused. Never renumber: the numbers lie in journals.
-REASONS = {
-    0: "none",
-    1: "unknown_badge",
-    2: "no_training",
-    3: "training_expired",
-    4: "member_held",
-    5: "journal_full",
-    6: "machine_stopped",
-    7: "meter_silent",
-    8: "no_roster",
-    9: "clock_unknown",
-    10: "flash_fault",
-}
-
-# Why a session ended. `power_lost` is never written by a node: the host's fold says it of a session that a boot cut off.
-ENDS = {
-    1: "badge_removed",
-    2: "stop_pressed",
-    3: "estop_opened",
-    4: "meter_silent",
-    5: "power_lost",
-    6: "flash_fault",
-    7: "program_fault",
-    8: "idle",
-}
-
-# Why the node started, as machine.reset_cause() tells it, in numbers that every port shares.
-CAUSES = {0: "unknown", 1: "power_on", 2: "hard_reset", 3: "watchdog", 4: "soft_reset"}
-
-RESULTS = {0: "ok", 1: "stale", 2: "bad_order", 3: "bad_digest", 4: "flash_fault"}
 
 # number: (name, layout after the head, field names)
 EVENTS = {
@@ -87,8 +56,6 @@ MESSAGES = {
 APPENDED = {
     "status": ("<I", ("state_ms",)),
 }
-
-FAULTS = {1: "program", 3: "meter", 4: "reader", 5: "relay_cut_by_timer"}
 
 
 class WireError(ValueError):

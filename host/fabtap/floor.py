@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fabtap.lab import Machine
-from nodecore import wire
+from nodecore import wire, words
 from nodecore.access import STATE_NUMBERS
 
 SILENT_S = 15.0
@@ -207,11 +207,11 @@ class Floor:
         if event["name"] in ("session_started", "observation_started"):
             told.enter("session", at_s)
         elif event["name"] == "badge_denied":
-            told.denial = DENIALS.get(wire.REASONS.get(event["reason"], ""), "Refused")
+            told.denial = DENIALS.get(words.REASONS.get(event["reason"], ""), "Refused")
             told.denied_s = at_s
             told.enter("refused", at_s)
         elif event["name"] == "session_ended":
-            reason = wire.ENDS.get(event["reason"], "")
+            reason = words.ENDS.get(event["reason"], "")
             # The badge is gone already where that was the end; elsewhere it still lies there.
             told.enter("idle" if reason == "badge_removed" else "spent", at_s)
             told.end_reason = ENDS.get(reason, "")

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from nodecore.wire import ENDS, EVENT_NUMBERS, REASONS
+from nodecore.wire import EVENT_NUMBERS
+from nodecore.words import ENDS, REASONS
 
 FOLD_VERSION = 2
 
@@ -66,7 +67,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Denial:
-    """A badge that was refused; `member` is 0 for an unknown one, `reason` a name of nodecore.wire.REASONS."""
+    """A badge that was refused; `member` is 0 for an unknown one, `reason` a name of nodecore.words.REASONS."""
 
     node_id: int
     journal_id: bytes

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from fabtap.members import CLASSES, NUMBER_MAX, Member, load_members
 from fabtap.problem import Problem
 from fabtap.toml_table import Table, Toml, guess, read_text, shown
-from nodecore.wire import REASONS
+from nodecore.words import REASONS
 
 KEYS = {
     "lab": ("id", "name", "currency", "timezone", "members", "database", "keys"),
@@ -127,7 +127,7 @@ class Lab:
 
 
 class AccessEntry(NamedTuple):
-    """What a node's roster says of one badge: `reason` 0 lets it in, else a number of nodecore.wire.REASONS."""
+    """What a node's roster says of one badge: `reason` 0 lets it in, else a number of nodecore.words.REASONS."""
 
     uid: bytes
     member: int

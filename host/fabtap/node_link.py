@@ -18,7 +18,7 @@ from fabtap.lab import Lab, Machine
 from fabtap.peer import CHUNK_BYTES, Message, Peers, Refused, text_of
 from fabtap.roster_image import RosterImage
 from fabtap.store import StoreError, Writer
-from nodecore import wire
+from nodecore import wire, words
 
 LOG = logging.getLogger("fabtap.collector")
 REPLY_S = 3.0
@@ -241,7 +241,7 @@ class NodeLink:
         assert offset is not None
         reply = await self._command("clock_set", {"local_offset_s": int(offset.total_seconds())})
         if reply["result"]:
-            self.complaints.note("clock_refused", wire.RESULTS.get(reply["result"], "?"))
+            self.complaints.note("clock_refused", words.RESULTS.get(reply["result"], "?"))
             return
         round_trip_ms = utc_ms() - reply["utc_ms"]
         if not 0 <= round_trip_ms <= ROUND_TRIP_MAX_MS:
@@ -267,7 +267,7 @@ class NodeLink:
             offset = reply["value"]
         done = await self._command("roster_commit", {"version": image.version})
         if done["result"]:
-            self.complaints.note("roster_refused", wire.RESULTS.get(done["result"], "?"))
+            self.complaints.note("roster_refused", words.RESULTS.get(done["result"], "?"))
             return
         self.roster_version = image.version
         LOG.info("%s: roster of %d badges is in force", self.machine.id, image.badges)

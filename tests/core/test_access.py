@@ -2,7 +2,7 @@
 import random
 
 from helpers import raises
-from nodecore import access, wire
+from nodecore import access, words
 
 EVENTS = ("badge_absent", "badge_accepted", "badge_denied", "stop_pressed", "estop_opened", "meter_silent", "relay_dropped",
           "flash_failed", "program_failed", "idle_too_long", "settled")
@@ -122,7 +122,7 @@ def test_after_every_end_a_badge_must_be_absent_before_the_next_session():
 
 
 def test_every_end_is_told_by_its_own_reason():
-    told = {event: wire.ENDS[reason] for event, reason in access.END_REASONS.items()}
+    told = {event: words.ENDS[reason] for event, reason in access.END_REASONS.items()}
     assert told == {
         "badge_absent": "badge_removed", "stop_pressed": "stop_pressed", "estop_opened": "estop_opened",
         "meter_silent": "meter_silent", "flash_failed": "flash_fault", "program_failed": "program_fault",
@@ -133,9 +133,9 @@ def test_every_end_has_a_reason_that_the_wire_knows():
     ends = [event for rows in access.TABLE.values() for event, (_, action) in rows.items() if action == "end"]
     assert sorted(access.END_REASONS) == sorted(ends)
     for event, reason in access.END_REASONS.items():
-        assert reason in wire.ENDS, event
+        assert reason in words.ENDS, event
         # Only the host says power_lost: a node that lost its power says nothing.
-        assert wire.ENDS[reason] != "power_lost", event
+        assert words.ENDS[reason] != "power_lost", event
 
 
 def test_every_state_has_its_number():

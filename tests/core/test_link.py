@@ -1,7 +1,7 @@
 """Does every event reach a collector exactly once over a line that loses frames, and does the node obey nobody else?"""
 import random
 
-from nodecore import frame, link, ticks, wire
+from nodecore import frame, link, ticks, wire, words
 from nodecore.journal import Journal
 from test_journal import NEW_ID, MemoryStorage, note, opened, seqs
 
@@ -325,7 +325,7 @@ def test_a_replay_is_told_the_counter_that_was_reached():
     bench.command(3)
     name, fields = bench.next()
     assert (name, fields["counter"], fields["result"], fields["value"]) == ("reply", 3, link.STALE, 7)
-    assert wire.RESULTS[link.STALE] == "stale"
+    assert words.RESULTS[link.STALE] == "stale"
 
 
 def test_a_command_that_came_twice_keeps_its_own_reply():

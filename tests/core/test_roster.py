@@ -3,7 +3,7 @@ import gc
 import io
 
 from helpers import raises
-from nodecore import frame, roster
+from nodecore import frame, roster, words
 
 TODAY = 2000
 
@@ -133,10 +133,9 @@ def test_a_reason_of_the_roster_stands_whatever_the_day():
 
 
 def test_the_reasons_are_those_of_the_wire():
-    from nodecore import wire
-    assert wire.REASONS[roster.UNKNOWN_BADGE] == "unknown_badge"
-    assert wire.REASONS[roster.TRAINING_EXPIRED] == "training_expired"
-    assert wire.REASONS[roster.CLOCK_UNKNOWN] == "clock_unknown"
+    assert words.REASONS[roster.UNKNOWN_BADGE] == "unknown_badge"
+    assert words.REASONS[roster.TRAINING_EXPIRED] == "training_expired"
+    assert words.REASONS[roster.CLOCK_UNKNOWN] == "clock_unknown"
 
 
 def find_reading_anew(file, count, hashed, buffer):

@@ -7,7 +7,7 @@ import pytest
 from fabtap import floor
 from fabtap.floor import DENIAL_SHOWN_S, SILENT_S, Card, Floor
 from fabtap.lab import Machine
-from nodecore import wire
+from nodecore import wire, words
 from nodecore.access import STATE_NUMBERS
 
 BOOT, NONCE = 4, 77
@@ -99,8 +99,8 @@ def test_every_state_of_the_node_has_a_card(told: Told, state: str, shown: str) 
 
 
 def test_every_reason_of_the_protocol_has_its_words() -> None:
-    assert set(floor.DENIALS) == set(wire.REASONS.values()) - {"none"}
-    assert set(floor.ENDS) == set(wire.ENDS.values()) - {"badge_removed", "power_lost"}
+    assert set(floor.DENIALS) == set(words.REASONS.values()) - {"none"}
+    assert set(floor.ENDS) == set(words.ENDS.values()) - {"badge_removed", "power_lost"}
 
 
 def test_an_event_changes_the_card_before_the_next_status(told: Told) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from fabtap.lab import Broker, Machine, access_entries, load_lab, load_members
 from fabtap.problem import Problem, find_line
-from nodecore.wire import REASONS
+from nodecore.words import REASONS
 
 TOML = """\
 [lab]

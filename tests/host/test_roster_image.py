@@ -11,7 +11,7 @@ from fabtap.lab import AccessEntry
 from fabtap.problem import Problem
 from fabtap.roster_image import DAY_ZERO, RosterImage, build_roster
 from nodecore import frame, roster
-from nodecore.wire import REASONS
+from nodecore.words import REASONS
 
 SECRET = bytes(range(32))
 OTHER_SECRET = bytes(range(1, 33))
