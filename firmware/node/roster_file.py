@@ -2,6 +2,8 @@
 
 A new roster comes in pieces, is collected in a file beside the old one, checked against its digest and its order, and renamed
 over it: at every moment there is one whole roster. The pieces are gathered in RAM to `GATHER_BYTES`, for each write costs flash.
+Each piece is checked when it comes and each write is read back, so that no step takes longer than some milliseconds however long
+the roster is: meanwhile the relay's permission must be renewed, and a tap be answered.
 """
 import hashlib
 import os
@@ -26,6 +28,9 @@ class RosterFile:
         self._head = b""
         self._gathered = bytearray()
         self._received = 0
+        self._found = None
+        self._last = b""
+        self._is_good = True
         self.damaged = ""
 
     def open(self):
@@ -59,15 +64,19 @@ class RosterFile:
         self._head = roster.pack_head(version, count, made_s, digest)
         self._gathered = bytearray()
         self._received = 0
+        self._found = hashlib.sha256()
+        self._last = b""
+        self._is_good = True
         with open(NEW_PATH, "wb") as file:
             file.write(self._head)
         return OK, 0
 
     def chunk(self, offset, data):
         """The entry bytes at `offset`. Returns (result, how many bytes are here): a repeated piece is no harm."""
-        if not self._head or offset > self._received:
+        if not self._head or offset > self._received or offset % roster.ENTRY_BYTES or len(data) % roster.ENTRY_BYTES:
             return BAD_ORDER, self._received
         fresh = data[self._received - offset:]
+        self._check(fresh)
         self._gathered.extend(fresh)
         self._received += len(fresh)
         if len(self._gathered) >= GATHER_BYTES:
@@ -83,30 +92,29 @@ class RosterFile:
         self._head = b""
         if new_version != version or self._received != count * roster.ENTRY_BYTES:
             return BAD_ORDER, self.version
-        if not self._whole(digest):
+        if not self._is_good or self._found.digest() != digest:
             return BAD_DIGEST, self.version
         os.rename(NEW_PATH, PATH)
         self.version, self.count = version, count
         return OK, self.version
 
     def _write_gathered(self):
-        if self._gathered:
-            with open(NEW_PATH, "ab") as file:
-                file.write(self._gathered)
-            self._gathered = bytearray()
-
-    def _whole(self, digest):
-        """True when the entries have the digest and rise strictly by hash."""
-        found = hashlib.sha256()
-        last = b""
+        """Write what has been gathered, and read it back: littlefs does not notice flipped bits."""
+        size = len(self._gathered)
+        if not size:
+            return
+        with open(NEW_PATH, "ab") as file:
+            file.write(self._gathered)
         with open(NEW_PATH, "rb") as file:
-            file.seek(roster.HEAD_BYTES)
-            while True:
-                count = file.readinto(self._buffer)
-                if count != roster.ENTRY_BYTES:
-                    return count == 0 and found.digest() == digest
-                found.update(self._buffer)
-                hashed = bytes(self._buffer[:roster.HASH_BYTES])
-                if hashed <= last:
-                    return False
-                last = hashed
+            file.seek(roster.HEAD_BYTES + self._received - size)
+            self._is_good = self._is_good and file.read(size) == self._gathered
+        self._gathered = bytearray()
+
+    def _check(self, fresh):
+        """Take entries into the digest; they must rise strictly by hash."""
+        self._found.update(fresh)
+        for start in range(0, len(fresh), roster.ENTRY_BYTES):
+            hashed = fresh[start:start + roster.HASH_BYTES]
+            if hashed <= self._last:
+                self._is_good = False
+            self._last = hashed

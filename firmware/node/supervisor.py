@@ -19,6 +19,7 @@ READER_CHECK_MS = 5000
 REFUSED_GONE_MS = 300
 METER_SILENT_MS = 3000
 METER_GAP_MS = 2000
+METER_LATE_MS = 1000
 SETTLE_MS = 1200
 STATUS_BUSY_MS = 2000
 METER_LAG_MS = 700
@@ -58,6 +59,7 @@ class Node:
         self._reader_at = now
         self._reader_check_at = now
         self._reading_at = now
+        self._power_before_mw = 0
         self._checkpoint_at = now
         self._settle_at = now
         self._worked_at = now
@@ -234,13 +236,12 @@ class Node:
 
     def _look_at_meter(self, now):
         if self._meter.poll(now):
-            duration_ms = ticks.elapsed_ms(now, self._reading_at)
-            self._reading_at = now
-            if duration_ms > METER_GAP_MS:
-                # What flowed in the silence is not known; the member is not charged for it.
-                duration_ms = 0
+            duration_ms = self._measured_ms(now)
             power_mw = self._meter.power_mw
-            self._energy.add(power_mw, duration_ms)
+            # After a missed reading nobody knows when the power changed: the lesser one counts.
+            late = duration_ms > METER_LATE_MS
+            self._energy.add(min(power_mw, self._power_before_mw) if late else power_mw, duration_ms)
+            self._power_before_mw = power_mw
             # A reading is the mean of some tenths of a second: only between two that say so was there work for sure.
             worked = self._activity.state == "working"
             if self._activity.note(power_mw) == "working" and worked and self._usage:
@@ -252,6 +253,18 @@ class Node:
             self._meter_expected = False
             self._happened("meter_silent")
             self._fail("meter", "silent")
+
+    def _measured_ms(self, now):
+        """For how long the reading that has just come speaks."""
+        duration_ms = ticks.elapsed_ms(now, self._reading_at)
+        self._reading_at = now
+        if duration_ms > METER_GAP_MS:
+            # What flowed in the silence is not known; the member is not charged for it.
+            return 0
+        if self._usage:
+            # Nor for what flowed before the tap.
+            return min(duration_ms, ticks.elapsed_ms(now, self._usage.started_at))
+        return duration_ms
 
     def _look_at_session(self, now):
         if self._access.state == "session":

@@ -113,6 +113,8 @@ class Journal:
             if not lost:
                 self._storage.remove(self._folder, "%08x" % first)
                 self._firsts.remove(first)
+        # Nothing can be read: no earlier boot had a number above that of its own record.
+        self.last_boot = self.next_seq - 1
 
     @property
     def first_seq(self):

@@ -14,17 +14,17 @@ class Usage:
         self.member = member
         self.working_ms = 0
         self.reason = 0
-        self._started = now
+        self.started_at = now
         self._on_ms = -1
 
     def on_ms(self, now):
         """Milliseconds with the relay on until `now`, or until it was opened."""
-        return self._on_ms if self._on_ms >= 0 else ticks.elapsed_ms(now, self._started)
+        return self._on_ms if self._on_ms >= 0 else ticks.elapsed_ms(now, self.started_at)
 
     def close(self, now, reason):
         """The relay has just been opened, for `reason` (a number of words.ENDS)."""
         if self._on_ms < 0:
-            self._on_ms = ticks.elapsed_ms(now, self._started)
+            self._on_ms = ticks.elapsed_ms(now, self.started_at)
             self.reason = reason
 
     def note(self, duration_ms, now):

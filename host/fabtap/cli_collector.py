@@ -8,6 +8,7 @@ import typer
 from fabtap import store
 from fabtap.cli_options import LAB_DEFAULT, AsJson, LabFile, open_lab
 from fabtap.collector import Collector, run_until_told, secrets_of_machines
+from fabtap.lock import only_collector
 from fabtap.screen import OUT, show_json, table
 
 app = typer.Typer(no_args_is_help=True, help="Take events from the nodes and store each exactly once.")
@@ -19,7 +20,7 @@ def run(lab_file: LabFile = LAB_DEFAULT) -> None:
     lab = open_lab(lab_file)
     secrets_of_machines(lab)  # asked before there is a database: a lab that can't start leaves nothing behind
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    with store.Writer(lab.database) as writer:
+    with only_collector(lab.database), store.Writer(lab.database) as writer:
         asyncio.run(run_until_told(Collector(lab, writer)))
 
 

@@ -78,6 +78,9 @@ def _read(path: Path) -> str:
         return ""
     except UnicodeDecodeError as error:
         raise _damaged(path, error) from None
+    except OSError as error:
+        raise Problem(path, None, f"can't be read ({error.strerror})",
+                      "Run this as the user who owns it: the one who provisioned the nodes runs the collector too.") from None
     if not text:
         raise _damaged(path, "it is empty")
     return text
@@ -136,7 +139,11 @@ def _add(path: Path, text: str, table: str, key: str, value: str) -> None:
     lines.insert(end, f'{key} = "{value}"')
     new = "\n".join(lines) + "\n"
     _check_added(path, new, table, key, value)
-    _write(path, new)
+    try:
+        _write(path, new)
+    except OSError as error:
+        raise Problem(path, None, f"can't be written ({error.strerror})",
+                      "Give this user the right to write to it and to its folder.") from None
 
 
 def _check_added(path: Path, text: str, table: str, key: str, value: str) -> None:

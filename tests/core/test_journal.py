@@ -537,6 +537,19 @@ def test_a_boot_whose_only_event_is_damaged_still_counts():
         assert opened(origin).last_boot == count + 1
 
 
+def test_a_journal_of_which_nothing_can_be_read_gives_no_boot_number_twice():
+    origin = MemoryStorage()
+    for boot in range(1, 9):
+        note(opened(origin), boot)
+    for bits in range(0, 20 * 8, 7):
+        storage = origin.copy()
+        for name in storage.segments():
+            for start in range(0, len(storage.read(storage.folders()[0], name)), 34):
+                storage.flip(name, start * 8 + bits)
+        again = opened(storage)
+        assert again.last_boot >= 8 and again.next_seq > 8, bits
+
+
 def test_damage_costs_the_same_numbers_at_every_boot():
     for bit in range(0, 64, 5):
         storage, _ = filled(7)

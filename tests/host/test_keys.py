@@ -1,4 +1,5 @@
 """Does a node keep its secret, and does nobody but its owner get to read it?"""
+import errno
 import hmac
 import os
 import secrets
@@ -96,15 +97,21 @@ def test_a_failure_while_writing_leaves_the_old_file_whole(path: Path, monkeypat
     first = secret_of(path, 1)
 
     def disk_full(descriptor: int) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", disk_full)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(Problem, match="can't be written \\(disk full\\)"):
             secret_of(path, 2)
         assert load_secrets(path) == {1: first}
     second = secret_of(path, 2)
     assert load_secrets(path) == {1: first, 2: second}
+
+
+def test_a_file_that_cant_be_read_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="can't be read") as caught:
+        load_secrets(tmp_path)
+    assert "as the user who owns it" in str(caught.value)
 
 
 def test_the_new_file_is_durable_before_it_takes_the_name_and_then_its_name_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,9 @@ def provision(lab: Lab, machine: Machine, port: Path | None = None, name_server_
     `changed` overrides single settings, for tests.
     """
     board = load_board(machine.board)
-    settings = {**settings_of(lab, machine, board, keys.secret_of(lab.keys, machine.node), name_server_port), **changed}
+    settings_of(lab, machine, board, bytes(keys.SECRET_BYTES), name_server_port)  # mistakes are told before the board is touched
     with board_session(machine.plugged_port(port)) as session:
+        # A secret is made only for a board that is there.
+        settings = {**settings_of(lab, machine, board, keys.secret_of(lab.keys, machine.node), name_server_port), **changed}
         session.put_file("/settings.json", json.dumps(settings).encode())
         session.put_file("/relay.pin", str(board.pins["relay"]).encode())
