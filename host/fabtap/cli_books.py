@@ -62,11 +62,12 @@ def session_list(lab_file: LabFile = LAB_DEFAULT, as_json: AsJson = False) -> No
         show_json({"sessions": sessions, "denials": denials,
                    "oddities": [f"{odd.node_id}/{odd.seq}: {odd.kind} {odd.detail}" for odd in books.oddities(lab.database)]})
         return
-    OUT.print(table("Sessions", ("machine", "member", "started", "on s", "working s", "Wh", "end"), [
-        (row["machine"], row["name"] or row["member"], row["started"], f"{row['on_s']:.1f}", f"{row['working_s']:.1f}",
-         _wh(row["energy_mwh"]), _end(row)) for row in sessions], right=("on s", "working s", "Wh")))
+    OUT.print(table("Sessions", ("machine", "member", "started", "on s", "work s", "Wh", "end"), [
+        (row["machine"], row["name"] or row["member"], _minute(row["started"]), f"{row['on_s']:.1f}", f"{row['working_s']:.1f}",
+         _wh(row["energy_mwh"]), _end(row)) for row in sessions], right=("on s", "work s", "Wh"), whole=("started", "end")))
     OUT.print(table("Denials", ("machine", "member", "at", "reason"), [
-        (row["machine"], row["name"] or row["member"] or "unknown", row["at"], row["reason"]) for row in denials]))
+        (row["machine"], row["name"] or row["member"] or "unknown", _minute(row["at"]), row["reason"]) for row in denials],
+        whole=("at", "reason")))
 
 
 def _end(row: dict[str, Any]) -> str:
@@ -80,7 +81,7 @@ def charge_list(lab_file: LabFile = LAB_DEFAULT, as_json: AsJson = False) -> Non
     lab = open_lab(lab_file)
     charges = books.charges(lab, lab.database)
     total = books.totals(lab, charges)
-    rows = [{
+    rows: list[dict[str, Any]] = [{
         "charge": found.id, "session": found.booked.id,
         "machine": found.booked.machine.id if found.booked.machine else None,
         "name": found.booked.member.name if found.booked.member else None, "pending": found.pending,
@@ -94,9 +95,9 @@ def charge_list(lab_file: LabFile = LAB_DEFAULT, as_json: AsJson = False) -> Non
                    "currency": lab.currency})
         return
     OUT.print(table("Charges", ("machine", "member", "started", "end", "kind", "amount"), [
-        (row["machine"], row["name"], row["started"], row["end_reason"], row["kind"],
+        (row["machine"], row["name"], _minute(row["started"]), row["end_reason"], row["kind"],
          f"{row['amount']} {lab.currency}" if row["amount"] else f"pending: {row['pending']}") for row in rows],
-        right=("amount",)))
+        right=("amount",), whole=("started", "end")))
     OUT.print(_total(total, lab.currency), highlight=False)
 
 
@@ -122,6 +123,11 @@ def charge_export(
         show_json({"file": str(file), "charges": count})
     else:
         OUT.print(f"{count} charge(s) written to {file}", highlight=False)
+
+
+def _minute(local: str | None) -> str:
+    """A time as a person reads it in a table; --json has the seconds and the offset."""
+    return local[:16] if local else ""
 
 
 def _wh(energy_mwh: int) -> str:

@@ -146,7 +146,13 @@ def wifi(name: Name, what: Annotated[str, typer.Argument(help="on, off or move (
 @app.command()
 def truth(name: Name, folder: Folder = FOLDER_DEFAULT, as_json: AsJson = False) -> None:
     """Show what a perfect clock and meter would have said."""
-    _show(_tell(folder, name, "truth"), as_json, name)
+    found = _tell(folder, name, "truth")
+    uses = found["uses"] if as_json else found.pop("uses")
+    _show(found, as_json, name)
+    if not as_json:
+        OUT.print(table("Uses", ("relay s", "Wh", "working s", "peak W", "open"), [
+            (f"{use['relay_s']:.3f}", f"{use['energy_wh']:.3f}", f"{use['working_s']:.3f}", f"{use['peak_w']:.0f}",
+             "yes" if use["open"] else "") for use in uses], right=("relay s", "Wh", "working s", "peak W")))
 
 
 @app.command()

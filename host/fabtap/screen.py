@@ -17,11 +17,13 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
-    """A table; the columns named in `right` are numbers."""
-    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = (),
+          whole: Sequence[str] = ()) -> Table:
+    """A table; the columns named in `right` are numbers, those in `right` and `whole` are never broken."""
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False,
+                 collapse_padding=True)
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
+        made.add_column(column, justify="right" if column in right else "left", no_wrap=column in right or column in whole)
     for row in rows:
         made.add_row(*[Text("" if cell is None else str(cell)) for cell in row])
     return made

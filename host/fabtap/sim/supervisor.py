@@ -310,7 +310,9 @@ class Control:
             return {"ok": False, "error": f"no such request ({error}); known: {', '.join(self._actions)}"}
         try:
             return {"ok": True, **(action(request) or {})}
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except ValueError as error:
+            return {"ok": False, "error": f"{request['do']}: {error}"}
+        except (KeyError, TypeError, OverflowError) as error:
             return {"ok": False, "error": f"{request['do']}: {type(error).__name__} {error}"}
 
     def _status(self, request: dict[str, Any]) -> dict[str, object]:
@@ -326,7 +328,10 @@ class Control:
             "options": asdict(board.options)}
 
     def _tap(self, request: dict[str, Any]) -> None:
-        uid = bytes.fromhex(request["uid"])
+        try:
+            uid = bytes.fromhex(request["uid"])
+        except ValueError:
+            raise ValueError(f"a badge number is written in hex, e.g. 04a1b2c3, not {request['uid']!r}") from None
         if len(uid) not in (4, 7, 10):
             raise ValueError(f"a badge number has 4, 7 or 10 bytes, not {len(uid)}")
         self._board.note("tap", uid.hex())
