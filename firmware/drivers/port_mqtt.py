@@ -125,7 +125,7 @@ class Port:
         self._retry_ms = RETRY_MIN_MS
         self._received = []
         self._came_back = False
-        self.bad_count = 0
+        self._bad = 0
         self.connections = 0
         self.sends_refused = 0
         self.faults = 0
@@ -133,7 +133,7 @@ class Port:
         topic = settings["topic"]
         self._up, self._down, self._state = topic + "/up", topic + "/down", topic + "/state"
         self._way = None
-        self._client = self._new_client()
+        self._client = None
 
     def _new_client(self):
         settings = self._settings
@@ -145,13 +145,17 @@ class Port:
         client.on_message = self._message
         client.on_oversized = self._oversized
         client.on_connect = self._connected
-        client.subscribe(self._down)
         return client
 
     @property
     def is_ready(self):
         """Whether a frame that is sent now has a way to go."""
-        return self._client.state == ProtocolState.CONNECTED
+        return self._client is not None and self._client.state == ProtocolState.CONNECTED
+
+    @property
+    def bad_count(self):
+        """What came and was no frame, and how often the client had to be replaced: a status carries the sum."""
+        return self._bad + self.faults
 
     def came_back(self):
         """Whether the way to the collector has been made anew since the last call."""
@@ -185,30 +189,35 @@ class Port:
     def _drop(self, error):
         """Somebody else's code met something that it did not expect: that ends the connection, never the member's session.
 
-        A new client begins; the old one's sockets are given back, in whatever state it was.
+        The client and its sockets are given back, in whatever state they were; a new one begins when the next try is due.
         """
         self.faults += 1
-        self.last_fault = error
+        self.last_fault = type(error).__name__
+        self._client = None
         if self._way:
             self._way.cancel()
-        self._client = self._new_client()
+            self._way = None
 
     def _step(self, now_ms):
-        client = self._client
         if self._wifi.address != self._address:
             self._address = self._wifi.address
-            if client.state != ProtocolState.DISCONNECTED:
-                client.disconnect()
+            if self._client and self._client.state != ProtocolState.DISCONNECTED:
+                self._client.disconnect()
             self._retry_ms = RETRY_MIN_MS
             self._next_ms = now_ms
         if not self._address:
             return
-        if client.state in (ProtocolState.DISCONNECTED, ProtocolState.FAILED):
+        client = self._client
+        if client is None or client.state in (ProtocolState.DISCONNECTED, ProtocolState.FAILED):
             if self._time.ticks_diff(now_ms, self._next_ms) < 0:
                 return
             # Some of the wait is dice: when a broker comes back, not all nodes are to knock at once.
             self._next_ms = self._time.ticks_add(now_ms, self._retry_ms + os.urandom(1)[0] * self._retry_ms // 512)
             self._retry_ms = min(RETRY_MAX_MS, self._retry_ms * 2)
+            if client is None:
+                client = self._client = self._new_client()
+            # Anew each time: the client forgets a subscription that a broker has refused once.
+            client.subscribe(self._down)
             client.connect()
         client.handle(now_ms)
 
@@ -229,7 +238,7 @@ class Port:
         if len(self._received) < RECEIVED_MAX:
             self._received.append(bytes(payload))
         else:
-            self.bad_count += 1
+            self._bad += 1
 
     def _oversized(self, size, topic):
-        self.bad_count += 1
+        self._bad += 1

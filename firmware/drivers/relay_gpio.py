@@ -26,12 +26,19 @@ class Relay:
         self._timer.init(mode=machine.Timer.PERIODIC, period=CHECK_MS, callback=self._check, **options)
 
     def allow(self, for_ms):
-        """Close the relay, or keep it closed, for the next `for_ms` milliseconds."""
+        """Close the relay for the next `for_ms` milliseconds."""
         self._since = self._ticks_ms()
         self._for_ms = for_ms
         if not self._on:
             self._on = True
             self._pin(1)
+
+    def renew(self, for_ms):
+        """Keep a closed relay closed for the next `for_ms`; False when it is open. This never closes it: the timer's interrupt may
+        have opened it a moment ago."""
+        self._since = self._ticks_ms()
+        self._for_ms = for_ms
+        return self._on
 
     def off(self):
         """Open the relay at once."""

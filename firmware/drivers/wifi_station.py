@@ -17,7 +17,7 @@ class Wifi:
         self._password = password
         self._time = time
         self._wlan = network.WLAN(network.STA_IF)
-        self._wlan.active(True)
+        self._active = False
         self._looked_ms = time.ticks_ms() - LOOK_MS
         self._joined_ms = None
         self.address = ""
@@ -29,6 +29,16 @@ class Wifi:
         if self._time.ticks_diff(now_ms, self._looked_ms) < LOOK_MS:
             return
         self._looked_ms = now_ms
+        try:
+            self._look(now_ms)
+        except OSError:
+            # A WiFi chip that does not start, or a driver busy with an earlier try: the node works without, and looks again.
+            self.address = ""
+
+    def _look(self, now_ms):
+        if not self._active:
+            self._wlan.active(True)
+            self._active = True
         if self._wlan.isconnected():
             found = self._wlan.ifconfig()
             self.address = found[0]
@@ -37,9 +47,5 @@ class Wifi:
         self.address = ""
         if self._joined_ms is None or self._time.ticks_diff(now_ms, self._joined_ms) >= JOIN_AGAIN_MS:
             self._joined_ms = now_ms
-            try:
-                self._wlan.disconnect()
-                self._wlan.connect(self._name, self._password)
-            except OSError:
-                # The ESP32's driver refuses while it is busy with an earlier try; the next one comes in JOIN_AGAIN_MS.
-                return
+            self._wlan.disconnect()
+            self._wlan.connect(self._name, self._password)

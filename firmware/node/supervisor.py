@@ -176,7 +176,8 @@ class Node:
             self._record_boot(self._cause)
             if not self._boot_recorded:
                 return 10
-        if self._estop.is_active:
+        if self._estop.is_active or self._stop.is_active:
+            # A stop button that is held, or stuck, could not stop what begins now.
             return 6
         if self._meter.silent_ms(self._clock.ticks()) >= METER_SILENT_MS:
             return 7
@@ -215,9 +216,7 @@ class Node:
     def _renew_relay(self):
         if not self._access.relay_permitted:
             return
-        if self._relay.is_on():
-            self._relay.allow(RELAY_MS)
-        else:
+        if not self._relay.renew(RELAY_MS):
             self._happened("relay_dropped")
             self._fail("relay", "not renewed in time")
 

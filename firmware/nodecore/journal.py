@@ -8,7 +8,8 @@ Invariants:
   appended behind it.
 - Nothing is dropped that the collector has not acknowledged. Acknowledged segments are dropped only when more than half the
   journal is kept: acknowledgements are not in flash, so after a boot all that is kept counts as not acknowledged, and there
-  must be room for use without a network.
+  must be room for use without a network. They go a few at a time, for each costs flash time that a member may be waiting for;
+  should flash be full all the same, as many more go as make room.
 
 The journal's name, `journal_id`, is the name of its folder: random, given once at formatting. A segment's name is the
 sequence number of its first record in hexadecimal. Storage is handed in; the methods used are `folders()`, `names(folder)`,
@@ -28,6 +29,10 @@ CRC_BYTES = 4
 RECORD_MIN_BYTES = 1 + wire.EVENT_HEAD_BYTES + CRC_BYTES
 RESERVE_RECORDS = 16
 """Room kept so that an open session can always be ended."""
+TRIM_MAX = 2
+"""Segments dropped in one append: more than it fills, so that the journal catches up after an outage."""
+TRIM_FULL_MAX = 16
+"""The same when flash has refused a record: littlefs gives blocks back only when a whole metadata block is free."""
 
 
 class JournalFull(Exception):
@@ -166,6 +171,15 @@ class Journal:
         return seq
 
     def _write(self, event):
+        try:
+            self._put(event)
+        except OSError:
+            # Full, most likely, of files that are not ours: what is acknowledged makes room. Once; else the caller hears of it.
+            if not self._trim(1, TRIM_FULL_MAX):
+                raise
+            self._put(event)
+
+    def _put(self, event):
         seq = self.next_seq
         record = encode_record(event)
         if not self._tail_good or self._used_bytes + len(record) > self._segment_bytes:
@@ -182,17 +196,21 @@ class Journal:
         self.next_seq = seq + 1
 
     def _prepare_segment(self, seq):
-        self._trim()
+        self._trim(self._capacity // 2, TRIM_MAX)
         if not self._tail_good and "%08x" % seq in self._storage.names(self._folder):
             # A write that failed left a segment of this name: nothing in it was promised.
             self._storage.remove(self._folder, "%08x" % seq)
 
-    def _trim(self):
-        while len(self._firsts) > 1 and self.next_seq - self._firsts[0] > self._capacity // 2:
+    def _trim(self, kept_max, count_max):
+        """Drop acknowledged segments while more than `kept_max` records are kept, so many at most; returns how many."""
+        dropped = 0
+        while dropped < count_max and len(self._firsts) > 1 and self.next_seq - self._firsts[0] > kept_max:
             if self._firsts[1] - 1 > self.acked_seq:
-                return
+                break
             self._storage.remove(self._folder, "%08x" % self._firsts[0])
             self._firsts.pop(0)
+            dropped += 1
+        return dropped
 
     def acknowledge(self, seq):
         """Believe that everything up to `seq` is durable at the collector. Never goes back; False if it claims the future."""

@@ -88,6 +88,9 @@ class Played:
         self.closings += 0 if self.on else 1
         self.on = True
 
+    def renew(self, for_ms):
+        return self.on
+
     def off(self):
         if self.on:
             self.opened_at = self.now

@@ -4,7 +4,7 @@ from binascii import crc32, hexlify
 
 from helpers import raises
 from nodecore import wire
-from nodecore.journal import RECORD_MIN_BYTES, RESERVE_RECORDS, Journal, JournalFull, decode_records, encode_record
+from nodecore.journal import RECORD_MIN_BYTES, RESERVE_RECORDS, TRIM_MAX, Journal, JournalFull, decode_records, encode_record
 
 NEW_ID = bytes(range(1, 9))
 SEGMENT_BYTES = 120
@@ -662,6 +662,43 @@ def test_only_acknowledged_events_are_dropped():
         # A segment goes only when all of it is acknowledged.
         assert [name for name, _ in storage.removed] == dropped, acked
         assert seqs(all_events(journal)) == list(range(3 * len(dropped) + 1, CAPACITY + 1))
+
+
+def test_after_an_outage_segments_go_a_few_at_a_time():
+    """Each costs flash time, and a member may be waiting for the append."""
+    storage, journal = filled(CAPACITY)
+    journal.acknowledge(CAPACITY)
+    most, kept = 0, []
+    for _ in range(60):
+        before = len(storage.removed)
+        note(journal)
+        journal.acknowledge(journal.next_seq - 1)
+        most = max(most, len(storage.removed) - before)
+        kept.append(journal.next_seq - journal.first_seq)
+    assert most == TRIM_MAX
+    assert max(kept[-9:]) <= CAPACITY // 2 + 3, "it never catches up"
+
+
+class SmallStorage(MemoryStorage):
+    """Flash that holds only so many segments; what is full says so with OSError 28."""
+
+    segments_max = 8
+
+    def append(self, folder, name, data):
+        if name not in self.files[folder] and len(self.files[folder]) >= self.segments_max:
+            raise OSError(28)
+        MemoryStorage.append(self, folder, name, data)
+
+
+def test_a_flash_that_is_full_too_early_gets_back_what_is_acknowledged():
+    storage, journal = filled(24, SmallStorage())
+    raises(OSError, note, journal, 2, 7, 0)
+    assert seqs(all_events(journal)) == list(range(1, 25)), "what nobody has was dropped"
+    journal.acknowledge(20)
+    for seq in range(25, 60):
+        assert note(journal, 2, 7, 0) == seq
+        journal.acknowledge(seq - 2)
+    assert seqs(all_events(opened(storage)))[-1] == 59
 
 
 def test_the_segment_that_is_written_is_never_dropped():

@@ -4,7 +4,7 @@ import sys
 
 from tests_node_played import World
 
-CALLS = (("reader", "poll"), ("meter", "poll"), ("meter", "silent_ms"), ("relay", "allow"), ("panel", "show"), ("panel", "tick"),
+CALLS = (("reader", "poll"), ("meter", "poll"), ("meter", "silent_ms"), ("relay", "renew"), ("panel", "show"), ("panel", "tick"),
          ("stop", "poll"), ("estop", "poll"), ("port", "read"), ("port", "write"), ("watchdog", "feed"))
 FAULTS = (OSError(5), ValueError("x"), MemoryError(), RuntimeError("y"), KeyError("z"), AttributeError("a"))
 LEAVE_RELAY = len(sys.argv) > 1
@@ -53,5 +53,14 @@ world.uid = b"\x04\xa1\xb2\xc3"
 world.steps(node, 10)
 if world.parts["relay"].on or world.journal.next_seq != 2:
     wrong.append("flash: power without a record")
-cases += 2
+# A stop button that is held, or stuck, when the badge comes: it could not stop the session.
+world = World()
+node = world.boot()
+world.steps(node, 8)
+world.parts["stop"].is_active = True
+world.uid = b"\x04\xa1\xb2\xc3"
+world.steps(node, 10)
+if world.parts["relay"].on or world.names()[-1] != "badge_denied":
+    wrong.append("stop held: the relay is on, %s" % world.names())
+cases += 3
 print(json.dumps({"cases": cases, "wrong": wrong}))

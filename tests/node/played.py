@@ -89,6 +89,10 @@ class Part:
         self._call("allow")
         self.on = True
 
+    def renew(self, for_ms):
+        self._call("renew")
+        return self.on
+
     def off(self):
         if self.on:
             self.opened_at = self._world.now
