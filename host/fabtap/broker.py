@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import ipaddress
 import os
+import pwd
 import secrets
 import shutil
 import socket
@@ -28,6 +29,7 @@ from fabtap.problem import Problem
 
 KINDS = ("mosquitto", "amqtt")
 LOOPBACK = "127.0.0.1"
+SERVICE_USER = "mosquitto"
 PACKET_BYTES_MAX = 1024
 """The longest packet by far is a node's frame with its topic."""
 QUEUED_MESSAGES_MAX = 100
@@ -63,8 +65,21 @@ def broker_config(lab: Lab, folder: Path, user: str | None = None) -> BrokerFile
               for machine in lab.machines if machine.link == "mqtt"}
     _write(files.passwords, "".join(f"{name}:{hashed(password)}\n" for name, password in users.items()), 0o600)
     _write(files.acl, _acl(lab.id), 0o600)
-    _write(files.config, _config(broker, files, user), 0o644)
+    _write(files.config, _config(broker, files, user or _user_for_root(files)), 0o644)
     return files
+
+
+def _user_for_root(files: BrokerFiles) -> str | None:
+    """mosquitto that root starts goes on as the user `mosquitto`, who then must own the passwords; None for anybody else."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        owner = pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return "root"
+    for path in (files.passwords, files.acl):
+        os.chown(path, owner.pw_uid, owner.pw_gid)
+    return SERVICE_USER
 
 
 def broker_of(lab: Lab) -> Broker:

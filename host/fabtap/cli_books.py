@@ -62,7 +62,9 @@ def session_list(lab_file: LabFile = LAB_DEFAULT, as_json: AsJson = False) -> No
         show_json({"sessions": sessions, "denials": denials,
                    "oddities": [f"{odd.node_id}/{odd.seq}: {odd.kind} {odd.detail}" for odd in books.oddities(lab.database)]})
         return
-    OUT.print(table("Sessions", ("machine", "member", "started", "on s", "work s", "Wh", "end"), [
+    sessions.sort(key=_when)
+    denials.sort(key=_when)
+    OUT.print(table(f"Sessions, times in {lab.timezone.key}", ("machine", "member", "started", "on s", "work s", "Wh", "end"), [
         (row["machine"], row["name"] or row["member"], _minute(row["started"]), f"{row['on_s']:.1f}", f"{row['working_s']:.1f}",
          _wh(row["energy_mwh"]), _end(row)) for row in sessions], right=("on s", "work s", "Wh"), whole=("started", "end")))
     OUT.print(table("Denials", ("machine", "member", "at", "reason"), [
@@ -94,7 +96,8 @@ def charge_list(lab_file: LabFile = LAB_DEFAULT, as_json: AsJson = False) -> Non
         show_json({"charges": rows, "total": str(total.charged), "shadow_total": str(total.shadow), "pending": total.pending,
                    "currency": lab.currency})
         return
-    OUT.print(table("Charges", ("machine", "member", "started", "end", "kind", "amount"), [
+    rows.sort(key=_when)
+    OUT.print(table(f"Charges, times in {lab.timezone.key}", ("machine", "member", "started", "end", "kind", "amount"), [
         (row["machine"], row["name"], _minute(row["started"]), row["end_reason"], row["kind"],
          f"{row['amount']} {lab.currency}" if row["amount"] else f"pending: {row['pending']}") for row in rows],
         right=("amount",), whole=("started", "end")))
@@ -123,6 +126,12 @@ def charge_export(
         show_json({"file": str(file), "charges": count})
     else:
         OUT.print(f"{count} charge(s) written to {file}", highlight=False)
+
+
+def _when(row: dict[str, Any]) -> tuple[bool, str]:
+    """Oldest first; what can't be dated comes last."""
+    at = row.get("started") or row.get("at")
+    return at is None, at or ""
 
 
 def _minute(local: str | None) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fabtap.boards import board_names
+from fabtap.boards import board_names, load_board
 from fabtap.lab import Lab, Machine, load_lab
 from fabtap.problem import Problem
 
@@ -14,8 +14,13 @@ LAB_DEFAULT = Path("fabtap.toml")
 
 
 def open_lab(path: Path) -> Lab:
-    """Load and check the lab. Raises Problem."""
-    return load_lab(path, board_names())
+    """Load and check the lab, its boards too. Raises Problem."""
+    lab = load_lab(path, board_names())
+    for machine in lab.machines:
+        if machine.link == "mqtt" and not load_board(machine.board).has_wifi:
+            raise Problem(lab.file, machine.line, f'machine "{machine.id}" has link = "mqtt", and a {machine.board} has no WiFi',
+                          'Name a board with WiFi, or write link = "serial".')
+    return lab
 
 
 def machine_of(lab: Lab, name: str) -> Machine:

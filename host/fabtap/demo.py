@@ -17,6 +17,7 @@ from fabtap.demo_summary import settle_up
 MACHINE_STYLES = {"laser": "red", "sign": "yellow", "mill": "cyan", "router": "magenta", "bench": "blue"}
 WIDTH_MAX = 110
 REFUSED_GONE_S = 0.4
+ENDED_EARLY = 130
 
 
 class Story:
@@ -238,8 +239,14 @@ CHAPTERS = (morning, refusals, idle_and_emergency, mains_cut, collector_killed, 
 
 
 def run_demo(folder: Path, stay: bool = False) -> int:
-    """Tell the day; 0 when all checks hold, else 1. With `stay` the lab then keeps running until Ctrl-C."""
+    """Tell the day; 0 when all checks hold, 1 when one does not, 130 when told to end before. With `stay` the lab then keeps
+    running until Ctrl-C.
+    """
+    # However we are told to end, what was started is ended first. A shell's background job would ignore Ctrl-C, were it not set.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     story = Story(folder)
+    good = False
     try:
         open_the_lab(story)
         # A badge within a node's first 300 ms counts as lying there since before, and is no tap.
@@ -250,6 +257,10 @@ def run_demo(folder: Path, stay: bool = False) -> int:
         good = settle_up(story, CHECKPOINT_S)
         if stay:
             keep_open(story)
+    except KeyboardInterrupt:
+        story.screen.print("closing the lab")
+        if not (stay and good):
+            return ENDED_EARLY
     finally:
         story.demo.close()
     return 0 if good else 1
@@ -261,9 +272,7 @@ def keep_open(story: Story) -> None:
     story.screen.print(f"The lab stays open until Ctrl-C. Floor: http://127.0.0.1:{story.demo.lab.floor_port}/")
     story.screen.print(f"Tap: .venv/bin/fabtap sim tap laser {BADGES['Maker Two']} --dir {sim}   (and: sim remove laser)",
                        soft_wrap=True)
-    try:
+    while True:
         signal.pause()
-    except KeyboardInterrupt:
-        story.screen.print("closing")
 
 

@@ -30,6 +30,7 @@ ERASE_MS, PROGRAM_MS = 45.0, 0.4
 MQTT_HEAP = "320k"
 """The interpreter's objects take twice a chip's place, so this is what a Pico W has beside its WiFi."""
 WAIT_S = 20.0
+PROCESSES = "processes.txt"
 
 # machine: name, node, board, link, more keys, price per minute on and working for the co-operative's own members
 MACHINES = (
@@ -141,6 +142,14 @@ class DemoLab:
         self.lab = open_lab(self.folder / "fabtap.toml")
 
     def _end_leftovers(self) -> None:
+        """What a demo that was killed has left running."""
+        noted = self.folder / PROCESSES
+        for process_id in noted.read_text().split() if noted.exists() else ():
+            try:
+                if str(self.folder) in Path(f"/proc/{process_id}/cmdline").read_text():
+                    os.kill(int(process_id), signal.SIGTERM)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
         for path in (self.folder / "sim").glob("*.sock"):
             try:
                 SimClient(path.parent, path.stem).down()
@@ -149,13 +158,16 @@ class DemoLab:
 
     def make_boards(self, told: Callable[[Machine, str], None]) -> None:
         """Bare boards, provisioned and deployed as a technician does it; two at a time, as this computer has cores."""
+        for machine in self.lab.machines:
+            self.start_board(machine, erase_ms=0.0, program_ms=0.0)
+            provision(self.lab, machine, name_server_port=NAME_SERVER_PORT)
         with ThreadPoolExecutor(2) as pool:
-            for machine in self.lab.machines:
-                # In order: both write the keys file.
-                self.start_board(machine, erase_ms=0.0, program_ms=0.0)
-                provision(self.lab, machine, name_server_port=NAME_SERVER_PORT)
-            for machine, text in zip(self.lab.machines, pool.map(self._deploy, self.lab.machines), strict=True):
-                told(machine, text)
+            try:
+                for machine, text in zip(self.lab.machines, pool.map(self._deploy, self.lab.machines), strict=True):
+                    told(machine, text)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         for machine in self.lab.machines:
             self.boards[machine.id].down()
             self.start_board(machine)
@@ -176,6 +188,11 @@ class DemoLab:
     def start_broker(self) -> None:
         """mosquitto if it is here, else the embedded one."""
         self.broker = start_broker(self.lab, self.folder / "broker")
+        self._note_process(self.broker.process_id)
+
+    def _note_process(self, process_id: int) -> None:
+        with open(self.folder / PROCESSES, "a", encoding="ascii") as file:
+            file.write(f"{process_id}\n")
 
     def stop_broker(self) -> None:
         """The broker goes away."""
@@ -189,6 +206,7 @@ class DemoLab:
             self._collector = subprocess.Popen(
                 [sys.executable, "-m", "fabtap", "collector", "run", "--lab", str(self.folder / "fabtap.toml")],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._note_process(self._collector.pid)
 
     def stop_collector(self, number: signal.Signals) -> None:
         """End the collector by its process id."""

@@ -333,6 +333,8 @@ def heard(connection: sqlite3.Connection, machine: Machine, now_ms: int) -> Find
     """When did this machine's node last say something that was stored?"""
     name = f"node {machine.node}"
     mend = f"Is {machine.id} powered and connected, and does the collector run?"
+    if machine.link == "mqtt":
+        mend += " Are the network's name and password right, and does its name server know the broker's name?"
     last_ms = connection.execute(NODE_HEARD, {"node": machine.node}).fetchone()[0]
     if last_ms is None:
         return Finding(name, WARN, f"{machine.id}: never heard", mend)

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from fabtap.problem import Problem
-from fabtap.toml_table import NAME_CHARACTERS_MAX, guess, is_name, read_text
+from fabtap.toml_table import NAME_CHARACTERS_MAX, guess, is_name, read_text, shown
 from nodecore.roster import MEMBERS_MAX
 
 CLASSES = ("parent-cooperative", "worker-owner", "community-stakeholder", "trainee", "guest")
@@ -96,7 +96,7 @@ def _member(file: Path, line: int, cells: list[str]) -> Member:
         raise wrong(f"{len(cells)} cells instead of {len(COLUMNS)}", "Put a cell with a comma inside in quotes.")
     number, name, member_class, badges, trainings, status = cells
     if not re.fullmatch(r"[0-9]{1,10}", number) or not 1 <= int(number) <= NUMBER_MAX:
-        raise wrong(f'member is "{number}", not a whole number from 1 to {NUMBER_MAX}', "Write e.g. 17.")
+        raise wrong(f"member is {shown(number)}, not a whole number from 1 to {NUMBER_MAX}", "Write e.g. 17.")
     if not name or not name.isprintable() or len(name) > NAME_CHARACTERS_MAX:
         raise wrong("name is blank, too long or has invisible characters", "Write visible characters on one line.")
     if member_class not in CLASSES:

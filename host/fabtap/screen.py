@@ -1,5 +1,7 @@
 """How does a command show its result: a table for people, JSON for programs?"""
 import json
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,7 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-OUT = Console()
+WIDTH_OF_A_FILE = 240
+"""In a file or a pipe a table must not be cut to the width of a terminal that isn't there."""
+
+OUT = Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=WIDTH_OF_A_FILE)
 ERR = Console(stderr=True)
 
 

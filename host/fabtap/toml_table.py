@@ -10,6 +10,7 @@ from typing import Any
 from fabtap.problem import Problem, find_line
 
 NAME_CHARACTERS_MAX = 100
+SHOWN_MAX = 60
 
 
 class Toml:
@@ -26,7 +27,9 @@ class Toml:
             found = re.search(r" \(at line (\d+), column (\d+)\)", str(error))
             line = int(found[1]) if found else text.count("\n") + 1
             what = re.sub(r" \(at .*\)$", "", str(error))
-            raise Problem(file, line, f"not TOML: {what}", "Mend this line; text needs quotes on both sides.") from None
+            mend = ("Write each table once; several machines or tariffs are [[machine]], [[tariff]]." if "declare" in what
+                    else "Mend this line; text needs quotes on both sides.")
+            raise Problem(file, line, f"not TOML: {what}", mend) from None
         for name in self.data:
             if name not in keys:
                 raise Problem(file, self.line(name), f"unknown table or key {name!r}", guess(name, keys))
@@ -36,6 +39,8 @@ class Toml:
 
     def one(self, name: str) -> "Table":
         """The table [name]."""
+        if isinstance(self.data.get(name), list):
+            raise Problem(self.file, self.line(name) or 1, f"{name} is a list, and there is only one", f"Write [{name}], once.")
         if not isinstance(self.data.get(name), dict):
             raise Problem(self.file, self.line(name) or 1, f"there is no table [{name}]", f"Write [{name}].")
         return Table(self, name, 1, name, self.data[name])
@@ -135,7 +140,11 @@ def is_name(value: str) -> bool:
 
 
 def shown(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    """A value for a message: in quotes if it is text, cut, and without characters that would work on a terminal."""
+    text = str(value)
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    text = text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
+    return f'"{text}"' if isinstance(value, str) else text
 
 
 def guess(value: object, known: Iterable[str], example: str = "") -> str:

@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from fabtap import cli_doctor, doctor
@@ -495,8 +496,9 @@ def test_something_wrong_is_exit_1_and_a_warning_is_not(healthy: Lab) -> None:
     assert "→ Provision the node: fabtap board provision laser." in " ".join(done.stdout.split())
 
 
-def test_80_columns_are_enough(healthy: Lab) -> None:
+def test_80_columns_are_enough(healthy: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     healthy.keys.chmod(0o644)
+    monkeypatch.setattr(cli_doctor, "OUT", Console(width=80))
     done = run("--lab", healthy.file)
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "chmod 600" in " ".join(done.stdout.split())

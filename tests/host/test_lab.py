@@ -199,6 +199,11 @@ def test_a_lab_without_them_has_none(tmp_path: Path) -> None:
     assert {(machine.link, machine.mode, machine.idle_s) for machine in lab.machines} == {("serial", "gate", 0)}
 
 
+def test_the_longest_part_of_a_brokers_name_is_allowed(tmp_path: Path) -> None:
+    host = "b" * 63
+    assert load_lab(write(tmp_path, WIRELESS.replace("broker.lab", host))).broker == Broker(host, 1883)
+
+
 def test_a_broker_on_another_port_or_under_an_address(tmp_path: Path) -> None:
     toml = WIRELESS.replace('host = "broker.lab"', 'host = "192.168.1.10"\nport = 8883')
     assert load_lab(write(tmp_path, toml)).broker == Broker("192.168.1.10", 8883)
@@ -229,14 +234,16 @@ WIRELESS_MISTAKES = {
     "mqtt without a broker": ('[broker]\nhost = "broker.lab"\n', "", "[[machine]]",
                               'machine "bench" has link = "mqtt", and there is no [broker]', "Add [broker]"),
     "mqtt without WiFi": ('[wifi]\nnetwork = "FabLab"\n', "", "[[machine]]", "there is no [wifi]", '[wifi] with network = "..."'),
-    "broker twice": ("[wifi]", "[broker]", "[wifi]", "not TOML", "Mend this line"),
-    "a list of brokers": ("[broker]", "[[broker]]", "[broker]", "there is no table [broker]", "Write [broker]."),
+    "broker twice": ("[wifi]", "[broker]", "[wifi]", "not TOML", "Write each table once"),
+    "a list of brokers": ("[broker]", "[[broker]]", "[broker]", "broker is a list", "Write [broker], once."),
     "broker without a host": ('host = "broker.lab"\n', "", "[broker]", "broker: host is missing", 'host = "broker.lab"'),
     "a URL for a host": ('"broker.lab"', '"mqtt://broker.lab"', 'host = "broker.lab"', "no name or address", '"192.168.1.10"'),
     "a host that only mDNS knows": ('"broker.lab"', '"pi.local"', 'host = "broker.lab"', "no .local names", "the broker's address"),
     "a host with a port": ('"broker.lab"', '"broker.lab:1883"', 'host = "broker.lab"', "no name or address", '"192.168.1.10"'),
     "a host that is too long": ('"broker.lab"', f'"{"b" * 65}"', 'host = "broker.lab"', "no name or address",
                                 'host = "broker.lab"'),
+    "a host with an empty part": ('"broker.lab"', '"broker..lab"', 'host = "broker.lab"', "not 1 to 63", '"192.168.1.10"'),
+    "a host with too long a part": ('"broker.lab"', f'"{"b" * 64}"', 'host = "broker.lab"', "not 1 to 63", '"192.168.1.10"'),
     "broker's port": ('host = "broker.lab"', 'host = "broker.lab"\nport = 65536', "", "broker: port is 65536", "port = 1883"),
     "an unknown key of the broker": ('host = "broker.lab"', 'hots = "broker.lab"', 'host = "broker.lab"',
                                      "unknown key 'hots'", 'Did you mean "host"?'),

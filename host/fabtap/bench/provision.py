@@ -6,7 +6,6 @@ from fabtap import keys
 from fabtap.bench.session import board_session
 from fabtap.boards import Board, load_board
 from fabtap.lab import Lab, Machine
-from fabtap.problem import Problem
 
 NAME_SERVER_PORT = 53
 
@@ -21,9 +20,6 @@ def settings_of(lab: Lab, machine: Machine, board: Board, secret: bytes,
         "journal_records": board.journal_records, "timer": board.timer, "timer_hard": board.timer_hard,
         "gates": int(machine.mode == "gate"), "idle_ms": machine.idle_s * 1000}
     if machine.link == "mqtt":
-        if not board.has_wifi:
-            raise Problem(lab.file, machine.line, f'machine "{machine.id}" has link = "mqtt", and a {board.name} has no WiFi',
-                          'Name a board with WiFi, or write link = "serial".')
         settings["mqtt"] = mqtt_settings(lab, machine, secret, name_server_port)
     return settings
 
