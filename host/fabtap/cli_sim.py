@@ -45,7 +45,8 @@ def up(
     working_w: Annotated[float, typer.Option(help="Where the truth counts the machine as working.")] = 60.0,
     always_on: Annotated[bool, typer.Option(help="The machine has a switch of its own, for a node that only observes.")] = False,
     network: Annotated[str, typer.Option(help="Name of the WiFi in reach; a board without WiFi sees none.")] = "",
-    password: Annotated[str, typer.Option(help="The WiFi's password.")] = "",
+    password: Annotated[str, typer.Option(envvar="FABTAP_WIFI_PASSWORD", help=(
+        "The WiFi's password. Given as an option it stands in the process list for all to read."))] = "",
     server: Annotated[list[str] | None, typer.Option(
         "--server", help="NAME=HOST:PORT, what the WiFi's name server knows; once or more.")] = None,
     name_server_port: Annotated[int, typer.Option(help="The name server's port; 53 needs root.")] = NAME_SERVER_PORT,

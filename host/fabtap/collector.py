@@ -57,6 +57,7 @@ class Collector:
         self.heard = heard
         self.statuses: dict[str, dict[str, Any]] = {}
         self.links: dict[str, NodeLink] = {}
+        self.went_back: set[tuple[int, bytes]] = set()
         self.floor = Floor(lab.machines)
         self._secrets = secrets_of_machines(lab)
         self.peers = Peers(self._secrets)
@@ -162,8 +163,8 @@ class Collector:
     def _stamp(self) -> tuple[int, ...]:
         found = []
         for path in (self.lab.file, self.lab.members_file):
-            # An editor may put a new file in its place at any moment.
-            with contextlib.suppress(FileNotFoundError):
+            # An editor may put a new file in its place at any moment, and a network's disk may be away.
+            with contextlib.suppress(OSError):
                 found.append(path.stat().st_mtime_ns)
         return tuple(found)
 

@@ -6,6 +6,8 @@ Pure: believed messages go in with the moment they came, cards come out.
   spoken or no longer speaks leaves its machine's state unknown, for it may be in use.
 - An event changes the card as well as a status, for it may come sooner. What a journal tells again, of an earlier boot or of
   before the last status, changes nothing and is no sign of life: only a status is protected against being replayed.
+- Boots are counted within a journal. A board that was replaced or formatted has another journal and counts from 1 again: its
+  hello begins anew.
 - A card names no member: it hangs on a wall.
 - Whoever watches is told that something has changed, never what. Then nothing queues up: a slow watcher looks less often.
 """
@@ -104,7 +106,8 @@ class Card:
 class _Told:
     """What one node has told in one boot, of which nothing is true in the next; moments are in the floor's seconds."""
 
-    def __init__(self, boot: int = -1, boot_nonce: int | None = None) -> None:
+    def __init__(self, boot: int = -1, boot_nonce: int | None = None, journal_id: bytes = b"") -> None:
+        self.journal_id = journal_id
         self.boot = boot
         self.boot_nonce = boot_nonce
         self.state: str | None = None
@@ -163,17 +166,20 @@ class Floor:
         return [self._card(machine, self._told[machine.id], now_s) for machine in self._machines]
 
     def _hello(self, machine: Machine, told: _Told, fields: dict[str, Any]) -> None:
-        if fields["boot"] > told.boot or (fields["boot"] == told.boot and told.boot_nonce not in (None, fields["boot_nonce"])):
+        other_journal = told.journal_id not in (b"", fields["journal_id"])
+        other_boot = fields["boot"] == told.boot and told.boot_nonce not in (None, fields["boot_nonce"])
+        if other_journal or other_boot or fields["boot"] > told.boot:
             told = self._told[machine.id] = _Told(fields["boot"], fields["boot_nonce"])
             told.heard_s = self._now_s()
             told.enter("starting", None)
+        told.journal_id = fields["journal_id"]
 
     def _status(self, machine: Machine, told: _Told, fields: dict[str, Any]) -> None:
         state = STATES.get(fields["state"])
         if state is None or fields["boot"] < told.boot:
             return
         if fields["boot_nonce"] != told.boot_nonce:
-            told = self._told[machine.id] = _Told(fields["boot"], fields["boot_nonce"])
+            told = self._told[machine.id] = _Told(fields["boot"], fields["boot_nonce"], told.journal_id)
         if fields["mono_ms"] <= told.status_mono_ms:
             return
         told.status_mono_ms = fields["mono_ms"]
@@ -192,7 +198,7 @@ class Floor:
         return told.since_s if told.state == state else None
 
     def _events(self, machine: Machine, told: _Told, fields: dict[str, Any]) -> None:
-        if told.mono_zero_s is None:
+        if told.mono_zero_s is None or (told.journal_id and fields["journal_id"] != told.journal_id):
             return
         for data in wire.unpack_events(fields["data"]):
             _, kind, boot, mono_ms = wire.decode_event_head(data)

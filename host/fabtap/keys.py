@@ -2,7 +2,8 @@
 
 One TOML file, readable by its owner only, made when the first node is provisioned. A node's secret is 32 random bytes; everything
 else of the node (the keys of both directions, the badge key, its password at the broker) is derived from it. Who can read this
-file can forge events: back it up sealed. What a person has written into it stays as it is; FabTap only adds lines.
+file can forge events: back it up sealed. What a person has written into it stays as it is; FabTap only adds lines. Who may add one
+holds the folder's lock from reading to writing: two at once would each write back a file without the other's line.
 
     [nodes]                            # made by FabTap
     1 = "<64 hex digits>"
@@ -11,9 +12,13 @@ file can forge events: back it up sealed. What a person has written into it stay
     [wifi]                             # written by hand; "" for an open network
     password = "..."
 """
+import contextlib
+import fcntl
 import os
 import secrets
+import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,9 @@ PASSWORD_BYTES = 16
 WIFI_PASSWORD_MAX = 63
 HEADING = "# FabTap's secrets. Whoever reads this file can forge events: keep it to yourself, back it up sealed.\n"
 RESTORE = "Restore it from the backup."
+LOCK_S = 10.0
+"""Who holds the lock writes one small file."""
+LOCK_LOOK_S = 0.01
 
 
 def load_secrets(path: Path) -> dict[int, bytes]:
@@ -34,11 +42,12 @@ def load_secrets(path: Path) -> dict[int, bytes]:
 
 def secret_of(path: Path, node: int) -> bytes:
     """The node's secret, made and stored if it has none yet."""
-    text = _read(path)
-    known = _secrets_in(path, text)
-    if node not in known:
-        known[node] = secrets.token_bytes(SECRET_BYTES)
-        _add(path, text, "nodes", str(node), known[node].hex())
+    with _only_writer(path):
+        text = _read(path)
+        known = _secrets_in(path, text)
+        if node not in known:
+            known[node] = secrets.token_bytes(SECRET_BYTES)
+            _add(path, text, "nodes", str(node), known[node].hex())
     return known[node]
 
 
@@ -49,11 +58,12 @@ def node_password(secret: bytes) -> str:
 
 def broker_password(path: Path) -> str:
     """The collector's password at the broker, made and stored if there is none yet. Raises Problem for a damaged file."""
-    text = _read(path)
-    found = _text_in(path, text, "broker", "collector")
-    if not found:
-        found = secrets.token_hex(PASSWORD_BYTES)
-        _add(path, text, "broker", "collector", found)
+    with _only_writer(path):
+        text = _read(path)
+        found = _text_in(path, text, "broker", "collector")
+        if not found:
+            found = secrets.token_hex(PASSWORD_BYTES)
+            _add(path, text, "broker", "collector", found)
     return found
 
 
@@ -68,6 +78,36 @@ def wifi_password(path: Path) -> str:
                       f"the WiFi password has {len(found.encode())} bytes, not 8 to {WIFI_PASSWORD_MAX}",
                       "Write the network's own password.")
     return found
+
+
+@contextlib.contextmanager
+def _only_writer(path: Path) -> Iterator[None]:
+    """Hold the lock of the file's folder, for the file itself is replaced; it ends with the process, however that ends."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise Problem(path, None, f"its folder can't be opened ({error.strerror})",
+                      "Make the folder, and give this user the right to read it and to write to it.") from None
+    try:
+        _lock(path, folder)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(path: Path, folder: int) -> None:
+    deadline_s = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline_s:
+                raise Problem(path, None, f"another program has held its folder's lock for {LOCK_S:.0f} s",
+                              f"End it, then try again; lsof {path.absolute().parent} names it.") from None
+        except OSError as error:
+            raise Problem(path, None, f"its folder can't be locked ({error.strerror})",
+                          "Keep it on a disk of this computer.") from None
+        time.sleep(LOCK_LOOK_S)
 
 
 def _read(path: Path) -> str:

@@ -37,6 +37,8 @@ CHECKPOINT_S_DEFAULT = 60
 BADGE_OUT_MS_DEFAULT = 3000
 IDLE_S_MAX = 14_400
 BROKER_PORT = 1883
+LABEL_CHARACTERS_MAX = 63
+"""RFC 1035, section 2.3.4; a longer or an empty one can't even be asked for."""
 
 # ISO 4217: currencies whose smallest unit isn't a hundredth.
 CURRENCIES_WITHOUT_DECIMALS = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF"
@@ -239,6 +241,9 @@ def _broker(toml: Toml) -> Broker | None:
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?", host):
         raise table.problem("host", f"host is {shown(host)}, no name or address of a computer",
                             'E.g. host = "broker.lab" or host = "192.168.1.10".')
+    if not all(1 <= len(label) <= LABEL_CHARACTERS_MAX for label in host.split(".")):
+        raise table.problem("host", f"host is {shown(host)}, with a part between dots that has not 1 to {LABEL_CHARACTERS_MAX} "
+                            "characters", 'E.g. host = "broker.lab" or host = "192.168.1.10".')
     if host.endswith(".local"):
         raise table.problem("host", f"host is {shown(host)}, and nodes ask a name server, which knows no .local names",
                             "Write the broker's address, or a name that the WiFi's name server knows.")

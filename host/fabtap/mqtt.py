@@ -3,7 +3,8 @@
 Topics: `fabtap/1/<lab>/<node>/up` from the node and `/down` to it carry frames; the retained `/state` says b"1" while the node is
 connected and, by its last will, b"0". Rules:
 - Everything has a deadline: a connection is made and subscribed within CONNECT_S, and one over which nothing comes, not even
-  the broker's answer to a ping, is given up within some 2.5 times KEEP_ALIVE_S. Then it is tried again for ever.
+  the broker's answer to a ping, is given up within some 2.5 times KEEP_ALIVE_S. Then it is tried again for ever, whatever ended it:
+  a fault of one connection, ours too, ends no other node's port.
 - Sessions are clean and QoS is 0: what gets lost the nodes send again, for only the collector's acknowledgement counts.
 - Every connection has links of its own, as every opening of a serial port has: each node is greeted, and greets again.
 - A node has a queue of QUEUE_FRAMES. What comes while it is full is dropped and counted, so that a flood costs no memory and no
@@ -68,17 +69,28 @@ class Broker:
         """Serve until cancelled; `make_links` gives new links for each connection, by node number."""
         where = f"{self._address.host}:{self._address.port}"
         while True:
+            try:
+                await self._serve_once(make_links, where)
+            except BrokerGone as gone:
+                self._complaints.note("broker_gone", f"{where}: {gone}")
+            # Some of the wait is dice: collectors that share a broker are not to knock at once when it is back.
+            await asyncio.sleep(random.uniform(RETRY_MIN_S, RETRY_MAX_S))
+
+    async def _serve_once(self, make_links: Callable[[Send], Links], where: str) -> None:
+        """One connection; always ends by raising BrokerGone, or by being cancelled."""
+        try:
             connection = Connection(self._lab_id, make_links, self._complaints)
             try:
                 await connection.open(self._address, self._password)
                 LOG.info("the broker at %s: listening", where)
                 await connection.serve()
-            except BrokerGone as gone:
-                self._complaints.note("broker_gone", f"{where}: {gone}")
             finally:
                 await connection.close()
-            # Some of the wait is dice: collectors that share a broker are not to knock at once when it is back.
-            await asyncio.sleep(random.uniform(RETRY_MIN_S, RETRY_MAX_S))
+        except BrokerGone:
+            raise
+        except Exception as error:
+            self._complaints.note("program_fault", repr(error))
+            raise BrokerGone(f"it could not be served ({error!r})") from error
 
 
 class Connection:
@@ -145,12 +157,12 @@ class Connection:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
-        """Give the socket back, politely if the broker lets us."""
+        """Give the socket back, politely if the broker lets us. Never raises: what ended the connection is what is told."""
         transport = self._transport()
         if transport is None:
             return
         try:
-            with contextlib.suppress(TimeoutError, OSError):
+            with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_S):
                     await self._client.disconnect()
         finally:

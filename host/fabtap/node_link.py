@@ -1,8 +1,13 @@
 """What is said between the collector and one node, whatever carries the frames?
 
 One NodeLink lives as long as one way to the node: a serial port that is open, a broker's connection. It knows what the node's
-last hello said. An acknowledgement leaves only after the events it covers are committed. A node that says something new is
-answered; it gets clock and roster by commands, one at a time, each bounded in tries and time.
+last hello said. A node that says something new is answered; it gets clock and roster by commands, one at a time, each bounded in
+tries and time.
+
+- An acknowledgement leaves only after the events it covers are committed.
+- It leaves only for the journal that a hello on this link has told, and never for one that went back: its node would take events
+  for durable that were never sent.
+- A roster that the node refuses is sent again after ROSTER_RETRY_MIN_S, then after twice that, up to ROSTER_RETRY_MAX_S.
 """
 import asyncio
 import contextlib
@@ -27,6 +32,8 @@ CLOCK_S = 60.0
 ROUND_TRIP_MAX_MS = 2000
 GREET_S = 2.0
 LOOK_S = 2.0
+ROSTER_RETRY_MIN_S = 60.0
+ROSTER_RETRY_MAX_S = 900.0
 STALE = 1
 
 
@@ -47,6 +54,7 @@ class Office(Protocol):
     peers: Peers
     floor: Floor
     statuses: dict[str, dict[str, Any]]
+    went_back: set[tuple[int, bytes]]
     heard: Callable[[Machine, bytes], None]
 
     def complaints(self, port_name: str) -> Complaints:
@@ -74,6 +82,9 @@ class NodeLink:
         self._status_counter = 0
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._clock_due_s = 0.0
+        self._refused_version = 0
+        self._roster_due_s = 0.0
+        self._roster_wait_s = 0.0
         self._wake = asyncio.Event()
 
     def greet(self) -> None:
@@ -118,8 +129,10 @@ class NodeLink:
             self.complaints.note("other_protocol", f"node {self.machine.node} speaks version {fields['protocol']}; deploy it")
             return
         writer = self._office.writer
-        self._journal_id = fields["journal_id"]
-        self._watermark = await asyncio.wrap_future(writer.watermark(self.machine.node, self._journal_id))
+        watermark = await asyncio.wrap_future(writer.watermark(self.machine.node, fields["journal_id"]))
+        if self._went_back(fields, watermark):
+            return
+        self._journal_id, self._watermark = fields["journal_id"], watermark
         if fields["first_seq"] > self._watermark + 1:
             LOG.error("%s: events %d to %d are gone from the node and not in the database", self.machine.id,
                       self._watermark + 1, fields["first_seq"] - 1)
@@ -130,10 +143,34 @@ class NodeLink:
                      text_of(fields["board"]), text_of(fields["firmware"]))
             self._boot_nonce = fields["boot_nonce"]
             self._status_counter = 0
+            # What kept a roster out may have been mended by the restart.
+            self._refused_version = 0
         self.roster_version = fields["roster_version"]
         self._clock_due_s = 0.0
         self._ack()
         self._wake.set()
+
+    def _went_back(self, fields: dict[str, Any], watermark: int) -> bool:
+        """Does the node count on below what is stored of its journal? Then it has no link with us until it has another journal.
+
+        Its flash is an older copy, or a clone's, or has lost its end. What it records now gets numbers that count as durable here:
+        an acknowledgement would let the node throw it away, unsent. Once it has counted past the watermark its hello looks right
+        again, so the journal is remembered for as long as the collector runs. A command that makes the node begin a new journal
+        would be sent from here.
+        """
+        journal = self.machine.node, fields["journal_id"]
+        if fields["next_seq"] > watermark and journal not in self._office.went_back:
+            return False
+        self._boot_nonce = None
+        self._journal_id = b""
+        if journal not in self._office.went_back:
+            self._office.went_back.add(journal)
+            LOG.error("%s: the journal of node %d went back: its next event is number %d, and %d are stored. Its flash is an older "
+                      "copy, a clone, or has lost its end; nothing of it is acknowledged. Save what is in its folder /journal, "
+                      "remove that folder and restart the node: it begins a new journal.",
+                      self.machine.id, self.machine.node, fields["next_seq"], watermark)
+        self.complaints.note("journal_went_back", "it needs a new journal: save its folder /journal, remove it, restart the node")
+        return True
 
     async def _events(self, fields: dict[str, Any]) -> None:
         events = wire.unpack_events(fields["data"])
@@ -142,9 +179,12 @@ class NodeLink:
         if result.quarantined:
             LOG.error("%s: %d event(s) differ from those stored under the same number: a clone or a fault",
                       self.machine.id, result.quarantined)
-        self._journal_id = fields["journal_id"]
-        self._watermark = result.watermark
-        self._ack()
+        if fields["journal_id"] == self._journal_id:
+            self._watermark = result.watermark
+            self._ack()
+        else:
+            # They are stored, but only hello tells whether the journal went back.
+            self.greet()
         for event in events:
             self._office.heard(self.machine, event)
 
@@ -217,7 +257,8 @@ class NodeLink:
         above = 0
         for _ in range(TRIES):
             nonce = self._boot_nonce
-            assert nonce is not None
+            if nonce is None:
+                break
             counter = await asyncio.wrap_future(self._office.writer.next_counter(self.machine.node, nonce, above))
             waiting: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
             self._waiting[counter] = waiting
@@ -239,6 +280,7 @@ class NodeLink:
         """Give the node the time, and take the round trip as an anchor of its own clock."""
         offset = datetime.now(self._office.lab.timezone).utcoffset()
         assert offset is not None
+        journal_id = self._journal_id
         reply = await self._command("clock_set", {"local_offset_s": int(offset.total_seconds())})
         if reply["result"]:
             self.complaints.note("clock_refused", words.RESULTS.get(reply["result"], "?"))
@@ -249,11 +291,13 @@ class NodeLink:
             return
         half_ms = (round_trip_ms + 1) // 2
         await asyncio.wrap_future(self._office.writer.add_anchor(
-            self.machine.node, self._journal_id, reply["boot"], reply["mono_ms"], reply["utc_ms"] + half_ms, half_ms + 1))
+            self.machine.node, journal_id, reply["boot"], reply["mono_ms"], reply["utc_ms"] + half_ms, half_ms + 1))
 
     async def _bring_roster(self) -> None:
         image = self._office.roster(self.machine)
         if image.version == self.roster_version:
+            return
+        if image.version == self._refused_version and time.monotonic() < self._roster_due_s:
             return
         begun = await self._command("roster_begin", {
             "version": image.version, "count": image.badges, "made_s": utc_ms() // 1000, "digest": image.digest})
@@ -267,7 +311,16 @@ class NodeLink:
             offset = reply["value"]
         done = await self._command("roster_commit", {"version": image.version})
         if done["result"]:
-            self.complaints.note("roster_refused", words.RESULTS.get(done["result"], "?"))
+            self._put_roster_off(image.version, words.RESULTS.get(done["result"], "?"))
             return
         self.roster_version = image.version
         LOG.info("%s: roster of %d badges is in force", self.machine.id, image.badges)
+
+    def _put_roster_off(self, version: int, why: str) -> None:
+        """Each time the node refuses the same version we wait longer; another version is tried at once."""
+        again = version == self._refused_version
+        self._roster_wait_s = min(self._roster_wait_s * 2, ROSTER_RETRY_MAX_S) if again else ROSTER_RETRY_MIN_S
+        self._refused_version = version
+        self._roster_due_s = time.monotonic() + self._roster_wait_s
+        self.complaints.note("roster_refused", f"{why}; version {version} is sent again in {self._roster_wait_s:.0f} s, "
+                                               "another one at once")

@@ -68,6 +68,10 @@ class Running:
 
         asyncio.run(main())
 
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that the collector runs in."""
+        return self._ready.result(WAIT_S)[0]
+
     @property
     def is_up(self) -> bool:
         return self._thread.is_alive()

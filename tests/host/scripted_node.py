@@ -1,7 +1,8 @@
 """How does a test play a node by hand? It holds the far end of a terminal, says what it wants and sees what the collector says.
 
 Nothing happens by itself: bytes go out when `send` or `write` is called, and come in while one of the waiting methods runs. `obey`
-carries commands out as the firmware does (a repeated piece of a roster is no harm), and can lose replies on the way.
+carries commands out as the firmware does (a repeated piece of a roster is no harm), and can lose replies on the way or refuse
+every roster.
 """
 import contextlib
 import hashlib
@@ -45,6 +46,8 @@ class ScriptedNode:
         self.node = node
         self.boot_nonce = BOOT_NONCE
         self.roster_version = 0
+        self.roster_refused = False
+        self.next_seq = 1
         self.roster = b""
         self.commands: list[Heard] = []
         self.replies_lost = 0
@@ -102,9 +105,11 @@ class ScriptedNode:
             self.asked = True
         self.send("hello", **{
             "protocol": wire.PROTOCOL, "boot_nonce": self.boot_nonce, "boot": 1, "journal_id": JOURNAL, "first_seq": 1,
-            "next_seq": 1, "roster_version": self.roster_version, "board": b"rpi-pico", "firmware": b"test", **changed})
+            "next_seq": self.next_seq, "roster_version": self.roster_version, "board": b"rpi-pico", "firmware": b"test", **changed})
 
     def events(self, *events: bytes, journal_id: bytes = JOURNAL) -> bytes:
+        """Send events; hello counts on behind them."""
+        self.next_seq = max(self.next_seq, *(wire.event_seq(found) + 1 for found in events))
         return self.send("events", journal_id=journal_id, data=wire.pack_events(events))
 
     def status(self, **changed: Any) -> bytes:
@@ -185,6 +190,8 @@ class ScriptedNode:
             return (OK if version == self.roster_version else BAD_ORDER), self.roster_version
         made, count, digest = self._head
         self._head = None
+        if self.roster_refused:
+            return BAD_DIGEST, self.roster_version
         if made != version or len(self._arriving) != count * roster.ENTRY_BYTES:
             return BAD_ORDER, self.roster_version
         if hashlib.sha256(self._arriving).digest() != digest:

@@ -2,7 +2,9 @@
 
 The collector runs in a thread (running_collector.py); the test plays the node on a serial port.
 """
+import errno
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -539,7 +541,7 @@ def test_a_port_that_may_not_be_opened_is_a_message_with_its_mend_and_is_tried_a
     assert any("Add the user to the port's group." in message for message in caplog.messages)
     monkeypatch.setattr(collecting, "open_port", open_port)
     node.plug()
-    node.next("greet")
+    node.hello()
     assert in_step(node, 1)
 
 
@@ -607,6 +609,38 @@ def test_a_file_that_vanishes_while_it_is_looked_at_is_no_fault(
     (tmp_path / "members.csv").unlink()
     assert node.says_within(QUIET_S) == []
     assert in_step(node, 1)
+
+
+@pytest.mark.parametrize("number", [errno.ELOOP, errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_disk_that_fails_while_it_is_looked_at_is_no_fault(
+        running: Running, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    settle(node)
+    looked: list[Path] = []
+    stat = Path.stat
+
+    def failing(self: Path, **more: Any) -> os.stat_result:
+        if self.name == "members.csv":
+            looked.append(self)
+            raise OSError(number, os.strerror(number))
+        return stat(self, **more)
+
+    monkeypatch.setattr(Path, "stat", failing)
+    wait_until(lambda: len(looked) >= 2 or not running.is_up, WAIT_S, "it is looked at, and again")
+    assert running.is_up and in_step(node, 1)
+
+
+def test_members_behind_a_link_to_itself_change_nothing(
+        running: Running, node: ScriptedNode, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settle(node)
+    before = node.roster_version
+    (tmp_path / "members.csv").unlink()
+    (tmp_path / "members.csv").symlink_to("members.csv")
+    wait_until(lambda: [message for message in caplog.messages if "the members stay as they were" in message] or not running.is_up,
+               WAIT_S, "the log says so")
+    assert running.is_up and in_step(node, 1)
+    (tmp_path / "members.csv").unlink()
+    write_members(tmp_path, MEMBERS[:1])
+    node.obey(lambda: node.roster_version != before, "the file that is back is taken over")
 
 
 def test_changed_members_are_taken_over(running: Running, node: ScriptedNode, tmp_path: Path) -> None:

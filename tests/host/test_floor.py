@@ -11,6 +11,7 @@ from nodecore import wire, words
 from nodecore.access import STATE_NUMBERS
 
 BOOT, NONCE = 4, 77
+JOURNAL, OTHER_JOURNAL = bytes(8), b"replaced"
 UTC_S = 1_800_000_000.0
 
 
@@ -42,15 +43,15 @@ class Told:
         self.floor.note(self.machine, "status", {**fields, **more})
         return self.card
 
-    def hello(self, boot: int = BOOT, nonce: int = NONCE) -> Card:
-        self.floor.note(self.machine, "hello", {"boot": boot, "boot_nonce": nonce})
+    def hello(self, boot: int = BOOT, nonce: int = NONCE, journal_id: bytes = JOURNAL) -> Card:
+        self.floor.note(self.machine, "hello", {"boot": boot, "boot_nonce": nonce, "journal_id": journal_id})
         return self.card
 
-    def event(self, name: str, boot: int = BOOT, mono_ms: int | None = None, **values: int) -> Card:
+    def event(self, name: str, boot: int = BOOT, mono_ms: int | None = None, journal_id: bytes = JOURNAL, **values: int) -> Card:
         self.seq += 1
         row = {"member": 101, "energy_mwh_total": 0, "badge_hash": bytes(8), "session": 1, "on_ms": 0, "working_ms": 0, **values}
         data = wire.encode_event(name, self.seq, boot, self.mono_ms() if mono_ms is None else mono_ms, row)
-        self.floor.note(self.machine, "events", {"journal_id": bytes(8), "data": wire.pack_events([data])})
+        self.floor.note(self.machine, "events", {"journal_id": journal_id, "data": wire.pack_events([data])})
         return self.card
 
     @property
@@ -193,6 +194,27 @@ def test_a_reboot_ends_what_was(told: Told) -> None:
     assert card.state == "free"
 
 
+def test_a_board_that_was_replaced_counts_its_boots_anew(told: Told) -> None:
+    told.hello()
+    assert told.hello(1, 5).state == "free"  # control: an earlier boot of the same journal
+    told.wait(SILENT_S + 1)
+    assert told.hello(1, 5, OTHER_JOURNAL).state == "starting"
+    told.wait(1)
+    assert told.status("idle", boot=1, boot_nonce=5, mono_ms=900).state == "free"
+    told.wait(1)
+    assert told.event("session_started", boot=1, mono_ms=1900).state == "free"  # the old board's
+    assert told.event("session_started", boot=1, mono_ms=1901, journal_id=OTHER_JOURNAL).state == "in_use"
+
+
+def test_the_second_boot_of_a_replaced_board_is_told_too(told: Told) -> None:
+    told.hello()
+    told.hello(1, 5, OTHER_JOURNAL)
+    told.status("session", boot=2, boot_nonce=6, mono_ms=900)
+    assert told.event("session_ended", boot=2, mono_ms=901, reason=2).state == "in_use"  # the old board's
+    assert told.hello(2, 6, OTHER_JOURNAL).state == "in_use"
+    assert told.hello(3, 7, OTHER_JOURNAL).state == "starting"
+
+
 def test_a_hello_of_the_same_boot_changes_nothing(told: Told) -> None:
     told.status("session", state_ms=5000)
     assert told.hello().state == "in_use"
@@ -252,9 +274,9 @@ def test_what_the_floor_does_not_know_is_left_alone(told: Told) -> None:
     newer = bytearray(wire.encode_event("session_ended", 1, BOOT, told.mono_ms(), {
         "session": 1, "reason": 2, "on_ms": 0, "working_ms": 0, "energy_mwh_total": 0}))
     newer[4] = 200
-    told.floor.note(told.machine, "events", {"data": wire.pack_events([bytes(newer)])})
+    told.floor.note(told.machine, "events", {"journal_id": JOURNAL, "data": wire.pack_events([bytes(newer)])})
     denied = wire.encode_event("badge_denied", 2, BOOT, told.mono_ms() + 1, {"member": 1, "badge_hash": bytes(8), "reason": 2})
     for data in (wire.pack_events([denied[:-1]]), bytes([200, 1])):
-        told.floor.note(told.machine, "events", {"data": data})
+        told.floor.note(told.machine, "events", {"journal_id": JOURNAL, "data": data})
     told.floor.note(told.machine, "status", {"state": 99, "boot": BOOT, "boot_nonce": NONCE, "mono_ms": told.mono_ms()})
     assert told.card.state == "free"

@@ -1,13 +1,17 @@
 """Does a node keep its secret, and does nobody but its owner get to read it?"""
 import errno
+import fcntl
 import hmac
 import os
 import secrets
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from fabtap import keys
 from fabtap.keys import SECRET_BYTES, broker_password, load_secrets, node_password, secret_of, wifi_password
 from fabtap.problem import Problem
 
@@ -131,6 +135,54 @@ def test_the_new_file_is_durable_before_it_takes_the_name_and_then_its_name_is(p
     secret_of(path, 1)
     assert order == ["fsync", "replace", "fsync"]  # the last is the folder's
     assert [entry.name for entry in path.parent.iterdir()] == ["keys.toml"]
+
+
+# Two at once
+
+MAKES_SECRETS = """
+import sys
+from pathlib import Path
+from fabtap.keys import broker_password, secret_of
+sys.stdin.readline()
+path = Path(sys.argv[1])
+for node in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
+    print(node, secret_of(path, node).hex(), flush=True)
+print("password", broker_password(path))
+"""
+
+
+def test_two_who_make_secrets_at_once_lose_none(path: Path) -> None:
+    makers = [subprocess.Popen([sys.executable, "-c", MAKES_SECRETS, str(path), first], text=True, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE) for first in ("1", "21")]
+    for maker in makers:
+        assert maker.stdin
+        maker.stdin.write("go\n")
+        maker.stdin.flush()
+    said = [maker.communicate(timeout=60) for maker in makers]
+    assert [errors for _, errors in said] == ["", ""]
+    handed_out = dict(line.split() for output, _ in said for line in output.splitlines())
+    assert handed_out.pop("password") == broker_password(path)
+    assert {str(node): secret.hex() for node, secret in load_secrets(path).items()} == handed_out
+    assert len(handed_out) == 40
+
+
+def test_a_lock_that_nobody_gives_back_is_a_problem_with_its_mend(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "LOCK_S", 0.05)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with pytest.raises(Problem, match="another program has held") as caught:
+            secret_of(path, 1)
+    finally:
+        os.close(folder)
+    assert str(path.parent) in caught.value.mend
+    assert secret_of(path, 1)  # control: given back
+
+
+def test_a_folder_that_is_not_there_is_a_problem_with_its_mend(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="its folder can't be opened") as caught:
+        secret_of(tmp_path / "none" / "keys.toml", 1)
+    assert "Make the folder" in caught.value.mend
 
 
 # The broker's and the WiFi's passwords

@@ -2,6 +2,9 @@
 
 The brokers are the real ones, each on a port of its own; the test plays the nodes.
 """
+import asyncio
+import contextlib
+import logging
 import os
 import signal
 import socket
@@ -14,8 +17,9 @@ import pytest
 
 from fabtap import mqtt, node_link, store
 from fabtap.broker import RunningBroker, find_mosquitto, start_broker
+from fabtap.complaints import Complaints
 from fabtap.keys import broker_password, load_secrets, node_password
-from fabtap.lab import load_lab
+from fabtap.lab import Broker, load_lab
 from fabtap.peer import DOWN_FRAME_MAX, UP_FRAME_MAX
 from nodecore import frame, wire
 from tests.host.mqtt_lab import BOTH, MILL, ROUTER, free_port, open_acl, write_mqtt_lab
@@ -373,6 +377,84 @@ def test_a_broker_that_stands_still_is_noticed_and_found_again(place: Place) -> 
     node.hello()
     assert in_step(node, 1)
     assert time.monotonic() - back_s <= RECOVERY_S
+
+
+def test_what_a_broker_does_not_take_is_dropped_and_counted(place: Place) -> None:
+    """A computer's own buffers take some megabytes for it; what comes then must not pile up in the collector."""
+    broker = place.broker()
+    running = place.collector()
+    node = place.node()
+    settle(node)
+    connection = running.collector.links["mill"]._send_frame.func.__self__
+    assert isinstance(connection, mqtt.Connection)
+    size, sent_bytes_max = 4096, 64 * 2**20
+
+    async def send_until_dropped() -> int:
+        """The most bytes that waited."""
+        most = sent_bytes = 0
+        before = running.collector.complaints("mill")._counts.get("broker_takes_nothing", 0)
+        while running.collector.complaints("mill")._counts.get("broker_takes_nothing", 0) == before:
+            assert sent_bytes < sent_bytes_max, f"{most} bytes wait"
+            connection._send(MILL, bytes(size))
+            sent_bytes += size
+            most = max(most, connection._transport().get_write_buffer_size())
+        return most
+
+    os.kill(broker.process_id, signal.SIGSTOP)
+    try:
+        most = asyncio.run_coroutine_threadsafe(send_until_dropped(), running.loop()).result(WAIT_S)
+        assert mqtt.UNSENT_BYTES_MAX < most <= mqtt.UNSENT_BYTES_MAX + size + 100
+        wait_until(lambda: running.counted("broker_takes_nothing", "mill"), WAIT_S, "it is counted")
+    finally:
+        os.kill(broker.process_id, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("where", ["open", "serve"])
+def test_a_fault_of_one_connection_is_counted_and_ends_nothing(
+        place: Place, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    faults = [ValueError("not as gmqtt expects it")]
+    right = getattr(mqtt.Connection, where)
+
+    async def faulty(self: mqtt.Connection, *arguments: object) -> None:
+        if faults:
+            raise faults.pop()
+        await right(self, *arguments)
+
+    monkeypatch.setattr(mqtt.Connection, where, faulty)
+    place.broker()
+    running = place.collector()
+    wait_until(lambda: running.counted("broker_gone", "mqtt") or not running.is_up, WAIT_S, "it is counted")
+    assert running.is_up and running.counted("program_fault", "mqtt") == 1
+    node = place.node()
+    settle(node)
+    assert in_step(node, 1)
+
+
+def test_a_fault_of_the_farewell_keeps_nobody_from_ending(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def faulty(self: object) -> None:
+        raise ValueError("not as gmqtt expects it")
+
+    monkeypatch.setattr(mqtt.Client, "disconnect", faulty)
+    place.broker()
+    running = place.collector()
+    settle(place.node())
+    running.stop()
+
+
+def test_a_host_that_no_name_server_can_be_asked_for_is_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own fault is a UnicodeError; fabtap.lab lets no such host pass."""
+    monkeypatch.setattr(mqtt, "RETRY_MIN_S", 0.01)
+    monkeypatch.setattr(mqtt, "RETRY_MAX_S", 0.02)
+    complaints = Complaints("mqtt", logging.getLogger("fabtap.collector"))
+
+    async def try_for_a_while() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_S):
+                await mqtt.Broker(Broker("a..b", 1883), "lab", "password", complaints).serve(lambda send: {})
+
+    asyncio.run(try_for_a_while())
+    counts = complaints.take()
+    assert counts["broker_gone"] == counts["program_fault"] >= 2
 
 
 @pytest.mark.parametrize("when", ["connected", "connecting", "away"])

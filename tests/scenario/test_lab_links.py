@@ -20,6 +20,7 @@ CLEAN_BROKER_SILENCE_S = 12.0
 """Within this a node notices that its broker has stopped answering: it asks after 5 s, and waits 5 s for the answer."""
 BADGES_ON_UART = 1200
 FIFO_BYTES = 16
+SLOW_PAGE_MS = 15.0
 
 
 class Lab:
@@ -86,10 +87,11 @@ def router() -> Iterator[Lab]:
 
 @pytest.fixture
 def sign() -> Iterator[Lab]:
-    """The ESP32 on its UART, whose FIFO is made smaller than a real one's 128 bytes: so more gets lost."""
+    """The ESP32 on its UART, whose FIFO is made smaller than a real one's 128 bytes, and its flash slower: so more gets lost."""
     for lab in running("sign"):
         lab.board.down()
-        lab.demo.start_board(lab.demo.lab.machines[0], uart={"baud": 115200, "ring_bytes": 260, "fifo_bytes": FIFO_BYTES})
+        lab.demo.start_board(lab.demo.lab.machines[0], program_ms=SLOW_PAGE_MS,
+                             uart={"baud": 115200, "ring_bytes": 260, "fifo_bytes": FIFO_BYTES})
         yield lab
 
 

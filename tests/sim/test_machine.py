@@ -26,7 +26,7 @@ from fabtap.sim.client import SimClient, find_interpreter, start_board
 from fabtap.sim.machine_port import MachinePort
 from fabtap.sim.terminal import interrupt
 from fabtap.sim.world import CONTACTOR_CLOSE_S, CONTACTOR_OPEN_S, World
-from tests.rig import BOARD, lab_folder, processes_naming, wait_until
+from tests.rig import BOARD, lab_folder, processes_naming, run_fabtap, wait_until
 
 BOARD_FILES = Path(__file__).parents[2] / "host" / "fabtap" / "sim" / "board"
 RUN_S = 20
@@ -555,6 +555,37 @@ def test_a_board_that_is_up_is_not_started_twice(blank: SimClient) -> None:
     with pytest.raises(Problem, match="is up already"):
         start_board(blank.path.parent, "blank", BOARD)
     assert blank.ask("status")["powered"]
+
+
+def test_the_process_list_names_the_board_and_not_the_wifis_password(fresh: Callable[..., SimClient]) -> None:
+    wifi = {"network": "FabLab", "password": "correct horse", "names": {}, "name_server_port": 0}
+    board = fresh(wifi=wifi)
+    assert board.ask("status")["options"]["wifi"] == wifi  # control: it has the password
+    found = processes_naming(str(board.path.parent))
+    assert board.ask("status")["process_id"] in found and board.ask("status")["interpreter_id"] in found
+    for process_id, line in found.items():
+        assert "correct horse" not in line
+        assert b"correct horse" not in Path(f"/proc/{process_id}/environ").read_bytes()
+
+
+def test_the_command_line_takes_the_wifis_password_from_the_environment() -> None:
+    with lab_folder() as folder:
+        done = run_fabtap("sim", "up", "fresh", "--dir", folder, "--board", "rpi-pico-w", "--network", "FabLab",
+                          "--name-server-port", "0", env={**os.environ, "FABTAP_WIFI_PASSWORD": "correct horse"})
+        assert done.returncode == 0, done.stderr
+        board = SimClient(folder, "fresh")
+        assert board.ask("status")["options"]["wifi"]["password"] == "correct horse"
+        assert not [line for line in processes_naming(str(folder)).values() if "correct horse" in line]
+        board.down()
+    told = " ".join(run_fabtap("sim", "up", "--help", env={**os.environ, "COLUMNS": "200"}).stdout.split())
+    assert "FABTAP_WIFI_PASSWORD" in told and "process list" in told
+
+
+def test_a_supervisor_that_ends_at_once_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fabtap.sim.client.sys.executable", "/bin/false")
+    monkeypatch.setattr("fabtap.sim.client.find_interpreter", lambda: "micropython")
+    with lab_folder() as folder, pytest.raises(Problem, match="did not start"):
+        start_board(folder, "board", BOARD)
 
 
 def test_a_killed_supervisor_leaves_no_interpreter_and_can_be_started_again(fresh: Callable[..., SimClient]) -> None:

@@ -1,4 +1,5 @@
 """How does a program drive a simulated board? Start it, ask it over its socket, stop it."""
+import contextlib
 import json
 import shutil
 import socket
@@ -60,6 +61,19 @@ class SimClient:
             time.sleep(0.02)
 
 
+def _start_supervisor(options: BoardOptions) -> subprocess.Popen[bytes]:
+    """Its arguments name the board's files, so that whoever looks at the process list finds it; the options, with the WiFi's
+    password among them, go where nobody else looks."""
+    with open(options.path(".err"), "wb") as errors:
+        process = subprocess.Popen([sys.executable, "-m", "fabtap.sim.supervisor", str(options.path(""))],
+                                   stdin=subprocess.PIPE, stdout=errors, stderr=errors, start_new_session=True)
+    assert process.stdin is not None
+    # One that has ended already has written down why.
+    with contextlib.suppress(BrokenPipeError), process.stdin as options_in:
+        options_in.write(json.dumps(asdict(options)).encode())
+    return process
+
+
 def start_board(folder: Path, name: str, board: str, **more: Any) -> SimClient:
     """Start a simulated board in a process of its own and wait until it answers. `more` goes to BoardOptions."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,9 +92,7 @@ def start_board(folder: Path, name: str, board: str, **more: Any) -> SimClient:
     options = BoardOptions(name=name, folder=str(folder.resolve()), interpreter=find_interpreter(), pins=kind.pins,
                            buses=kind.buses, blocks=kind.blocks, block_bytes=kind.block_bytes,
                            program_bytes=kind.program_bytes, **more)
-    with open(folder / (name + ".err"), "wb") as errors:
-        process = subprocess.Popen([sys.executable, "-m", "fabtap.sim.supervisor", json.dumps(asdict(options))],
-                                   stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True)
+    process = _start_supervisor(options)
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         try:

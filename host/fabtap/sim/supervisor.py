@@ -413,4 +413,5 @@ async def serve(options: BoardOptions) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(BoardOptions(**json.loads(sys.argv[1]))))
+    # Not in the arguments, which everybody can read: the WiFi's password is among them.
+    asyncio.run(serve(BoardOptions(**json.load(sys.stdin))))
