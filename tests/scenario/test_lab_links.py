@@ -18,7 +18,7 @@ from tests.rig import lab_folder, wait_until, write_members
 WHO = "Maker Two"
 CLEAN_BROKER_SILENCE_S = 12.0
 """Within this a node notices that its broker has stopped answering: it asks after 5 s, and waits 5 s for the answer."""
-BADGES_ON_UART = 1200
+BADGES_ON_UART = 500
 FIFO_BYTES = 16
 SLOW_PAGE_MS = 15.0
 
