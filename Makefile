@@ -19,8 +19,8 @@ setup: $(SETUP) ## make .venv with everything in it, from the locked and hashed 
 demo: $(SETUP) ## a day in a lab of five simulated machines, from tap to bill; with STAY=1 it stays open for visitors
 	$(BIN)/fabtap demo $(if $(STAY),--stay)
 
-test: $(SETUP) $(STUBS) $(WASM) ## every test
-	$(BIN)/pytest
+test: $(SETUP) $(STUBS) $(WASM) ## every test, two files at a time: most wait for real time to pass
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(SETUP) $(STUBS) ## ruff, mypy, the firmware against both ports, who imports whom; quick
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ KINDS = ("simulated", "mocked", "real")
 COUNTED = pytest.StashKey[bool]()
 RAN: Counter[str] = Counter()
 SEED = int(os.environ.get("FABTAP_SEED") or random.SystemRandom().randrange(2**32))
+os.environ["FABTAP_SEED"] = str(SEED)  # for the processes that share the work
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

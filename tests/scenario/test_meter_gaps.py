@@ -25,6 +25,15 @@ def checked(rig: Rig) -> None:
     assert [check for check in reconcile(sessions, rig.truth()["uses"], CHECKPOINT_S) if not check.ok] == []
 
 
+def not_above(rig: Rig) -> None:
+    """What flowed in a gap nobody knows: the member is not charged for it, so only the upper bound holds."""
+    whole(rig)
+    session, use = rig.sessions()[0].session, rig.truth()["uses"][0]
+    assert session.end_reason == "power_lost"
+    assert 0 < session.energy_mwh / 1000 <= use["energy_wh"]
+    assert session.on_ms / 1000 <= use["relay_s"]
+
+
 @pytest.mark.parametrize("watts", [5000, 12000])
 def test_a_gap_before_the_tap_is_not_billed(make_rig: Callable[..., Rig], watts: int) -> None:
     """The first reading after it speaks of the time before the relay closed too."""
@@ -39,7 +48,7 @@ def test_a_gap_before_the_tap_is_not_billed(make_rig: Callable[..., Rig], watts:
     rig.ask("power", on=False)
     rig.ask("power", on=True)
     ended(rig, 1)
-    checked(rig)
+    not_above(rig)
 
 
 def test_a_gap_in_which_the_load_rises_is_billed_at_the_lesser_power(make_rig: Callable[..., Rig]) -> None:
@@ -56,7 +65,7 @@ def test_a_gap_in_which_the_load_rises_is_billed_at_the_lesser_power(make_rig: C
     rig.ask("power", on=False)
     rig.ask("power", on=True)
     ended(rig, 1)
-    checked(rig)
+    not_above(rig)
 
 
 def test_an_undisturbed_meter_bills_all(make_rig: Callable[..., Rig]) -> None:

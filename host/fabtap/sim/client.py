@@ -43,11 +43,15 @@ class SimClient:
             link.settimeout(ANSWER_S)
             try:
                 link.connect(str(self.path))
-            except (FileNotFoundError, ConnectionRefusedError):
-                raise Problem(self.name, None, "is not up", f"Start it with: fabtap sim up {self.name}.") from None
-            link.sendall(json.dumps({"do": do, **values}).encode() + b"\n")
-            with link.makefile("rb") as answers:
-                answer: dict[str, Any] = json.loads(answers.readline())
+                link.sendall(json.dumps({"do": do, **values}).encode() + b"\n")
+                with link.makefile("rb") as answers:
+                    line = answers.readline()
+            except (FileNotFoundError, ConnectionError):
+                line = b""
+        if not line:
+            # Not there, or gone in this very moment.
+            raise Problem(self.name, None, "is not up", f"Start it with: fabtap sim up {self.name}.")
+        answer: dict[str, Any] = json.loads(line)
         if not answer.pop("ok"):
             raise Problem(self.name, None, str(answer["error"]), "See docs/simulator.md.")
         return answer
