@@ -41,7 +41,9 @@ def run(
     lab = open_lab(lab_file)
     if kind not in KINDS:
         raise Problem("--kind", None, f'"{kind}" is no broker that we know', f"Name one of: {', '.join(KINDS)}.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the broker must end with us, however we are told
+    # The broker must end with us, however we are told. A shell's background job would ignore SIGINT, were it not set.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     with start_broker(lab, folder, kind) as running:
         OUT.print(f"{running.kind} listens on 127.0.0.1:{broker_of(lab).port}; Ctrl-C ends it.", markup=False, highlight=False)
         try:
