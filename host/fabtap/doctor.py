@@ -428,7 +428,7 @@ def _command(process: int) -> list[str]:
 
 def broker(where: Broker, wait_s: float = WAIT_S) -> Finding:
     """Does the broker's name lead to an address, and does something answer there?"""
-    addresses = _resolve(where.host, where.port, wait_s)
+    addresses = _resolve(where.host_from_here, where.port, wait_s)
     if not addresses:
         return Finding("broker", WRONG, f"{where.host}: the name leads to no address",
                        "Mend host = below [broker], or the name server; an address works too.")

@@ -95,6 +95,11 @@ class Broker:
     host: str
     port: int
 
+    @property
+    def host_from_here(self) -> str:
+        """What this computer connects to: localhost is itself, whatever its name service knows (RFC 6761, section 6.3)."""
+        return "127.0.0.1" if self.host.lower() == "localhost" else self.host
+
 
 @dataclass(frozen=True)
 class Lab:

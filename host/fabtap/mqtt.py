@@ -133,7 +133,7 @@ class Connection:
     async def _connect(self, address: lab.Broker) -> None:
         """gmqtt's connect waits for an answer also when the broker has hung up meanwhile."""
         connecting = asyncio.create_task(self._client.connect(
-            address.host, address.port, keepalive=KEEP_ALIVE_S, version=MQTTv311))
+            address.host_from_here, address.port, keepalive=KEEP_ALIVE_S, version=MQTTv311))
         lost = asyncio.create_task(self._wait_lost())
         try:
             await asyncio.wait([connecting, lost], return_when=asyncio.FIRST_COMPLETED)
